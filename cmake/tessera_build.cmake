@@ -1,0 +1,55 @@
+# Compiler options and the one way in which a folder becomes a target.
+include(GNUInstallDirs)
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Release, Debug or RelWithDebInfo" FORCE)
+endif()
+
+set(TESSERA_SANITIZE "" CACHE STRING "sanitizers, comma separated: address,undefined or thread")
+option(TESSERA_WERROR "warnings are errors in our own code" ON)
+
+# -march=native never: kernels are chosen at run time. Contraction is off so that the same source gives the same bits; the
+# kernels ask for fused multiply-adds by name.
+add_library(tessera_options INTERFACE)
+target_compile_options(tessera_options INTERFACE -Wall -Wextra -Wshadow -Wno-missing-field-initializers -ffp-contract=off)
+if(TESSERA_WERROR)
+  target_compile_options(tessera_options INTERFACE -Werror)
+endif()
+target_include_directories(tessera_options INTERFACE ${CMAKE_SOURCE_DIR})
+if(TESSERA_SANITIZE)
+  target_compile_options(tessera_options INTERFACE -fsanitize=${TESSERA_SANITIZE} -fno-omit-frame-pointer -g)
+  target_link_options(tessera_options INTERFACE -fsanitize=${TESSERA_SANITIZE})
+endif()
+
+set_property(GLOBAL PROPERTY TESSERA_FOLDERS "")
+set_property(GLOBAL PROPERTY TESSERA_LIBRARIES "")
+
+# tessera_folder(NAME SOURCES ... LIBRARIES ...): one object library a folder; its libraries are linked into libtessera.so.
+function(tessera_folder name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES" ${ARGN})
+  add_library(tessera_${name} OBJECT ${arg_SOURCES})
+  target_link_libraries(tessera_${name} PUBLIC tessera_options ${arg_LIBRARIES})
+  set_property(GLOBAL APPEND PROPERTY TESSERA_FOLDERS ${name})
+  set_property(GLOBAL APPEND PROPERTY TESSERA_LIBRARIES ${arg_LIBRARIES})
+endfunction()
+
+function(tessera_library)
+  get_property(folders GLOBAL PROPERTY TESSERA_FOLDERS)
+  get_property(libraries GLOBAL PROPERTY TESSERA_LIBRARIES)
+  list(REMOVE_DUPLICATES libraries)
+  add_library(tessera_shared SHARED)
+  foreach(folder ${folders})
+    target_sources(tessera_shared PRIVATE $<TARGET_OBJECTS:tessera_${folder}>)
+  endforeach()
+  target_link_libraries(tessera_shared PUBLIC tessera_options ${libraries})
+  set_target_properties(tessera_shared PROPERTIES OUTPUT_NAME tessera VERSION ${PROJECT_VERSION} SOVERSION 0)
+endfunction()
+
+function(tessera_install)
+  install(TARGETS tessera_shared tessera RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/tessera/configs)
+endfunction()

@@ -1,0 +1,128 @@
+#include "kernels/arena.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include "base/error.h"
+
+namespace tessera {
+
+int64_t ArenaSize::total_bytes() const {
+  int64_t sum = scratch_bytes;
+  for (int64_t bytes : permanent_bytes) sum += bytes;
+  return sum;
+}
+
+void Arena::count(MemorySpace space, MemoryCategory category, int64_t bytes) {
+  const auto s = static_cast<size_t>(space), c = static_cast<size_t>(category);
+  use_.current_bytes[s][c] += bytes;
+  use_.total_current_bytes[s] += bytes;
+  use_.peak_bytes[s][c] = std::max(use_.peak_bytes[s][c], use_.current_bytes[s][c]);
+  if (use_.total_current_bytes[s] > use_.total_peak_bytes[s]) {
+    use_.total_peak_bytes[s] = use_.total_current_bytes[s];
+    use_.alive_at_total_peak_bytes[s] = use_.current_bytes[s];
+  }
+}
+
+Tensor Arena::permanent(DType dtype, Shape shape, MemoryCategory category, MemorySpace space) {
+  const int64_t bytes = arena_rounded(shape.elements() * bytes_of(dtype));
+  int64_t& top = taken_.permanent_bytes[static_cast<size_t>(space)];
+  void* address = permanent_address(space, top, bytes);
+  top += bytes;
+  count(space, category, bytes);
+  return Tensor(address, dtype, shape);
+}
+
+ArenaSize Arena::size() const { return taken_; }
+
+Tensor ScratchScope::take(DType dtype, Shape shape, MemoryCategory category) {
+  invariant(count_ < static_cast<int>(blocks_.size()), "a scratch scope holds at most 24 blocks");
+  const int64_t bytes = arena_rounded(shape.elements() * bytes_of(dtype));
+  void* address = arena_.scratch_address(arena_.scratch_top_, bytes);
+  arena_.scratch_top_ += bytes;
+  arena_.taken_.scratch_bytes = std::max(arena_.taken_.scratch_bytes, arena_.scratch_top_);
+  arena_.count(MemorySpace::Device, category, bytes);
+  blocks_[count_++] = {category, bytes};
+  return Tensor(address, dtype, shape);
+}
+
+ScratchScope::~ScratchScope() {
+  for (int i = 0; i < count_; i++) arena_.count(MemorySpace::Device, blocks_[i].category, -blocks_[i].bytes);
+  arena_.scratch_top_ = start_;
+}
+
+SlotPool::SlotPool(Arena& arena, int count, int64_t bytes_each, MemoryCategory category)
+    : count_(count), bytes_each_(arena_rounded(bytes_each)), memory_(arena.permanent(DType::u8, {count, bytes_each_}, category)) {}
+
+Tensor SlotPool::tensor(int slot, int64_t offset_bytes, DType dtype, Shape shape) const {
+  invariant(slot >= 0 && slot < count_, "no such activation slot");
+  invariant(offset_bytes >= 0 && offset_bytes + shape.elements() * bytes_of(dtype) <= bytes_each_, "a saved tensor lies outside its slot");
+  return Tensor(static_cast<char*>(memory_.data) + slot * bytes_each_ + offset_bytes, dtype, shape);
+}
+
+Ring::Ring(Arena& arena, int count, DType dtype, Shape shape, MemoryCategory category, MemorySpace space) : free_(count) {
+  for (int i = 0; i < count; i++) entries_.push_back(arena.permanent(dtype, shape, category, space));
+}
+
+namespace {
+
+/// Addresses far above anything the system maps: a read or write faults at once.
+class CountingArena : public Arena {
+ protected:
+  void* permanent_address(MemorySpace space, int64_t offset, int64_t) override { return address(1 + static_cast<int64_t>(space), offset); }
+  void* scratch_address(int64_t offset, int64_t) override { return address(1 + memory_spaces, offset); }
+
+ private:
+  static void* address(int64_t region, int64_t offset) { return reinterpret_cast<void*>((int64_t{1} << 62) + (region << 56) + offset); }
+};
+
+/// One anonymous mapping for each space and one for scratch.
+class ReservingArena : public Arena {
+ public:
+  explicit ReservingArena(const ArenaSize& size) : size_(size) {
+    for (int space = 0; space < memory_spaces; space++) permanent_[space] = map(size.permanent_bytes[space]);
+    scratch_ = map(size.scratch_bytes);
+  }
+  ~ReservingArena() override {
+    for (int space = 0; space < memory_spaces; space++) unmap(permanent_[space], size_.permanent_bytes[space]);
+    unmap(scratch_, size_.scratch_bytes);
+  }
+
+ protected:
+  void* permanent_address(MemorySpace space, int64_t offset, int64_t bytes) override {
+    const auto s = static_cast<size_t>(space);
+    return inside(permanent_[s], offset, bytes, size_.permanent_bytes[s]);
+  }
+  void* scratch_address(int64_t offset, int64_t bytes) override { return inside(scratch_, offset, bytes, size_.scratch_bytes); }
+
+ private:
+  static void* inside(char* base, int64_t offset, int64_t bytes, int64_t capacity) {
+    if (offset + bytes > capacity) {
+      throw InternalError(fmt::format("the arena holds {} bytes, as the dry run said, but {} are asked for", capacity, offset + bytes));
+    }
+    return base + offset;
+  }
+  static char* map(int64_t bytes) {
+    if (bytes == 0) return nullptr;
+    void* address = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (address == MAP_FAILED) {
+      throw OutOfMemoryError({fmt::format("the system refused {} bytes of memory", bytes), "reserving the arena", {}, "lower train.micro_batch_size or the model's size"});
+    }
+    madvise(address, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // advice only: fewer misses where the system has huge pages
+    return static_cast<char*>(address);
+  }
+  static void unmap(char* address, int64_t bytes) {
+    if (address) munmap(address, static_cast<size_t>(bytes));
+  }
+
+  ArenaSize size_;
+  std::array<char*, memory_spaces> permanent_{};
+  char* scratch_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Arena> Arena::counting() { return std::make_unique<CountingArena>(); }
+std::unique_ptr<Arena> Arena::reserving(const ArenaSize& size) { return std::make_unique<ReservingArena>(size); }
+
+}  // namespace tessera

@@ -1,0 +1,69 @@
+// exp and tanh on vectors of floats, and loops over arrays that are no multiple of a vector.
+// Included once for each instruction set, after hwy/foreach_target.h (Highway's "-inl" convention).
+#if defined(TESSERA_KERNELS_CPU_SIMD_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TESSERA_KERNELS_CPU_SIMD_MATH_INL_H_
+#undef TESSERA_KERNELS_CPU_SIMD_MATH_INL_H_
+#else
+#define TESSERA_KERNELS_CPU_SIMD_MATH_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstddef>
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace tessera {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// e^x within 1.5 ulp for x in [-87.3, 88.3]; 0 below, infinity above; NaN stays NaN.
+/// e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2 and a polynomial of degree 7.     Moshier, Cephes library, expf
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits; 127 more make it an exponent once shifted.
+  const V magic = hn::Set(d, 12582912.0f + 127.0f);
+  const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269504088896341f), magic);
+  const V n = hn::Sub(shifted, magic);
+  const V power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted)));
+  const V r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x));  // ln 2 in two parts
+  V p = hn::MulAdd(hn::Set(d, 1.9875691500e-4f), r, hn::Set(d, 1.3981999507e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1665795894e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1f));
+  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+  const V y = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Mul(p, power));
+  return hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.3f)), hn::Set(d, __builtin_inff()), y);
+}
+
+/// tanh x within 3 ulp: a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.     Moshier, Cephes library, tanhf
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V tanh(D d, V x) {
+  const V one = hn::Set(d, 1.0f), size = hn::Abs(x), square = hn::Mul(x, x);
+  V p = hn::MulAdd(hn::Set(d, -5.70498872745e-3f), square, hn::Set(d, 2.06390887954e-2f));
+  p = hn::MulAdd(p, square, hn::Set(d, -5.37397155531e-2f));
+  p = hn::MulAdd(p, square, hn::Set(d, 1.33314422036e-1f));
+  p = hn::MulAdd(p, square, hn::Set(d, -3.33332819422e-1f));
+  const V near = hn::MulAdd(hn::Mul(p, square), x, x);
+  const V far = hn::Sub(one, hn::Div(hn::Set(d, 2.0f), hn::Add(exp(d, hn::Add(size, size)), one)));
+  return hn::IfThenElse(hn::Lt(size, hn::Set(d, 0.625f)), near, hn::CopySign(far, x));
+}
+
+/// body(d, i) for every i in [0, n): whole vectors first, then one element at a time. Never touches element n, unlike masked memory
+/// access on old instruction sets. The body is a lambda marked HWY_ATTR and generic in d.
+template <class Body>
+HWY_INLINE void for_each_vector(int64_t n, Body body) {
+  const hn::ScalableTag<float> d;
+  const hn::CappedTag<float, 1> one;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(d, i);
+  for (; i < n; i++) body(one, i);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tessera
+HWY_AFTER_NAMESPACE();
+#endif

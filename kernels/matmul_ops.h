@@ -1,0 +1,25 @@
+#pragma once
+#include "kernels/stream.h"
+#include "kernels/tensor.h"
+
+namespace tessera {
+
+/// Linear layers. N rows (tokens), I inputs, O outputs. Activations may be column ranges of wider matrices (row stride > columns).
+/// Every op only enqueues on `stream`: it allocates nothing and never waits. Wrong shapes throw InternalError.
+class MatmulOps {
+ public:
+  virtual ~MatmulOps() = default;
+  /// y = x weight^T + bias.   y [N, O], x [N, I], weight [O, I], bias [O] or empty.
+  void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream);
+  /// dx = dy weight.   dx [N, I], dy [N, O], weight [O, I].
+  void linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream);
+  /// dweight += dy^T x,  dbias += sum of dy over N.   dweight [O, I], dbias [O] or empty, dy [N, O], x [N, I].
+  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream);
+
+ private:
+  virtual void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream) = 0;
+  virtual void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) = 0;
+  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream) = 0;
+};
+
+}  // namespace tessera

@@ -1,0 +1,41 @@
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/comm.h"
+
+namespace tessera {
+
+/// The control plane of all ranks: slow, safe, separate from the data plane. Every rank makes the same calls in the same order.
+/// Waits block and do not spin. After abort() by any rank, every call and every wait of the data plane throws CommError on the others.
+class HostGroup {
+ public:
+  virtual ~HostGroup() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// The bytes of rank 0, on every rank.
+  virtual std::string broadcast(std::string bytes) = 0;
+  /// Every rank's bytes by rank, on every rank.
+  virtual std::vector<std::string> gather(std::string bytes) = 0;
+  /// CommError naming the missing ranks after `timeout_seconds`.
+  virtual void barrier(double timeout_seconds = 600) = 0;
+  /// Releases the other ranks: their next or current wait throws CommError with this message. Never blocks.
+  virtual void abort(const std::string& message) noexcept = 0;
+  /// The communicator of one group of world ranks that holds this rank; collective over that group. `name` distinguishes groups of the same
+  /// ranks ("dp", "tied"). `stream` is advanced after each op.
+  virtual std::unique_ptr<Comm> make_comm(const std::vector<int>& ranks, const std::string& name, WaitReason reason) = 0;
+};
+
+std::unique_ptr<HostGroup> make_self_group();
+/// Pretends to be `rank` of `size`; gather returns the own bytes for every rank.
+std::unique_ptr<HostGroup> make_null_group(int rank, int size);
+
+/// Runs `body(group)` on `ranks` threads of this process and waits for all. When one throws, the others are released; the first error
+/// (the one that was not caused by another's abort) is rethrown after all threads have ended.
+void run_thread_ranks(int ranks, const std::function<void(HostGroup&)>& body);
+
+}  // namespace tessera

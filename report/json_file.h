@@ -1,0 +1,21 @@
+#pragma once
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+namespace tessera {
+
+/// JSON whose keys keep the order in which they were written, so that people can read the files.
+using Json = nlohmann::ordered_json;
+
+/// The file's JSON. DataError when it is missing, unreadable or malformed, naming the file and the place.
+Json read_json_file(const std::filesystem::path& path);
+
+/// The whole file as text. DataError when it is missing or unreadable.
+std::string read_text_file(const std::filesystem::path& path);
+
+/// Writes PATH.tmp, syncs it to the disk and renames it over PATH: readers see the old file or the new one, also after a crash or on a full disk.
+/// DataError when any of it fails; PATH is then as it was.
+void write_text_atomically(const std::filesystem::path& path, const std::string& text);
+
+}  // namespace tessera

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Installs what Tessera needs from the system's packages: only what is missing, and says what. Nothing missing: no network, no root.
+# Supported: Debian 12 and 13, Ubuntu 24.04.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+tools/install_dependencies.sh [--check] [--list] [--anyway]
+  --check   also what tools/check.sh needs: clang-format and clang-tidy
+  --list    print the packages and what each is for; install nothing
+  --anyway  try apt-get on a system of the Debian family that is not supported
+TEXT
+}
+
+# package | command that makes it unnecessary (tools only) | purpose
+build_packages="
+g++                 | g++        | compiler, C++20: version 12 or newer
+cmake               | cmake      | build, version 3.25 or newer
+ninja-build         | ninja      | build
+pkg-config          | pkg-config | finds the libraries
+git                 | git        | lists the files that the checks read
+python3             | python3    | checks of the sources, test counts (3.11 or newer, no modules)
+libhwy-dev          |            | Google Highway: SIMD loops with run-time dispatch
+libdnnl-dev         |            | oneDNN: matrix products on the CPU
+libsentencepiece-dev |           | SentencePiece: tokenizer
+libtomlplusplus-dev |            | toml++: configuration files
+libcli11-dev        |            | CLI11: command line
+nlohmann-json3-dev  |            | JSON: metrics, reports, checkpoints
+libfmt-dev          |            | fmt: formatting
+libspdlog-dev       |            | spdlog: messages
+libxxhash-dev       |            | xxHash: checksums of checkpoints
+libgtest-dev        |            | GoogleTest: tests
+"
+check_packages="
+clang-format        | clang-format | layout of the sources
+clang-tidy          | clang-tidy   | static checks and names
+"
+
+packages=$build_packages
+anyway=no
+list=no
+for argument in "$@"; do
+  case $argument in
+    --check) packages+=$check_packages ;;
+    --anyway) anyway=yes ;;
+    --list) list=yes ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "error: unknown option $argument" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+rows() { tr -d '\t' <<<"$packages" | sed -e '/^ *$/d' -e 's/ *| */|/g'; }
+print_purposes() { rows | awk -F'|' '{ printf "  %-22s %s\n", $1, $3 }'; }
+is_installed() {  # PACKAGE COMMAND
+  if [[ -n $2 ]] && command -v "$2" >/dev/null; then return 0; fi
+  [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true) == installed ]]
+}
+
+if [[ $list == yes ]]; then print_purposes; exit 0; fi
+
+system=unknown
+if [[ -r /etc/os-release ]]; then
+  system=$(. /etc/os-release && echo "${ID:-unknown} ${VERSION_ID:-}")
+fi
+
+refuse() {
+  {
+    echo "error: $1"
+    echo "  where: this system is '${system% }'"
+    echo "  legal: Debian 12, Debian 13, Ubuntu 24.04"
+    echo "  hint:  $2; Tessera needs:"
+    print_purposes
+  } >&2
+  exit 1
+}
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+  refuse "packages can be installed with apt-get only, and this system has none" "install these by the system's own means, then build with cmake --preset release"
+fi
+
+missing=()
+while IFS='|' read -r package command _; do
+  is_installed "$package" "$command" || missing+=("$package")
+done < <(rows)
+if ((${#missing[@]} == 0)); then
+  echo "dependencies: all installed"
+  exit 0
+fi
+
+case $system in
+  "debian 12" | "debian 13" | "ubuntu 24.04") ;;
+  *) [[ $anyway == yes ]] || refuse "this system is not supported, and packages are missing: ${missing[*]}" "--anyway tries the same package names" ;;
+esac
+
+as_root=()
+if (($(id -u) != 0)); then
+  if ! command -v sudo >/dev/null; then
+    echo "error: packages are missing, and only root may install them (there is no sudo)" >&2
+    echo "  hint:  as root: apt-get update && apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+  [[ -n ${CI:-} || ! -t 0 ]] && as_root=(sudo -n)  # nobody is there to type a password
+fi
+
+apt_get() {
+  ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" </dev/null
+}
+
+echo "dependencies: installing ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt_get update && apt_get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  tail -n 30 "$log" >&2
+  echo "error: apt-get could not install ${missing[*]}" >&2
+  echo "  hint:  its last lines stand above; without network, install these packages by hand" >&2
+  [[ $system == ubuntu* ]] && echo "  hint:  some of them are in 'universe': add-apt-repository universe" >&2
+  exit 1
+fi
+echo "dependencies: installed"

@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test: at most 40 minutes on 2 cores from nothing (--quick: 10).
+# The last line is "N passed, N failed", summed over everything; the exit status is 1 when anything failed or did not build.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+usage() {
+  cat <<'TEXT'
+tools/test.sh [--quick | --mutations] [--no-install]
+               release build: every test, the structure of the sources, the quickstart;
+               then every test under Address- and UndefinedBehaviorSanitizer, and the multi-rank tests under ThreadSanitizer
+  --quick      the release build and its tests, and the structure of the sources
+  --mutations  the faults of tests/mutations.toml: each must turn a test red
+  --no-install the dependencies are there; do not look
+TEXT
+}
+
+# Suites whose ranks are threads: what ThreadSanitizer looks at. Their names contain one of these words.
+multi_rank_suites='Ranks'
+
+mode=full install=yes
+for argument in "$@"; do
+  case $argument in
+    --quick) mode=quick ;;
+    --mutations) mode=mutations ;;
+    --no-install) install=no ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "error: unknown option $argument" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+exec </dev/null
+export OMP_WAIT_POLICY=passive  # tests run side by side: a team that spins takes the other's core
+jobs=$(nproc)
+logs=build/logs
+mkdir -p "$logs"
+passed=0 failed=0 counted_failed=0
+
+count() { passed=$((passed + $1)); failed=$((failed + $2)); counted_failed=$2; }
+
+finish() {
+  echo "$passed passed, $failed failed"
+  ((failed == 0 && passed > 0))
+  exit
+}
+
+heading() { printf '\n== %s (%d min so far)\n' "$1" $((SECONDS / 60)); }
+
+# must LOG COMMAND...: a step without tests of its own; when it fails, that counts as one failed test.
+must() {
+  local log=$logs/$1.log
+  shift
+  if ! "$@" >"$log" 2>&1; then
+    tail -n 60 "$log"
+    echo "FAILED  $* (all of it: $log)"
+    count 0 1
+    return 1
+  fi
+}
+
+# counted LOG COMMAND...: a step that ends with its own "N passed, N failed". Printed in other words, so that the sum alone stands in these.
+counted() {
+  local log=$logs/$1.log status
+  shift
+  "$@" 2>&1 | tee "$log" | sed -u -E 's/^([0-9]+) passed, ([0-9]+) failed$/\1 ok, \2 not/'
+  status=${PIPESTATUS[0]}
+  if [[ $(tail -n 1 "$log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
+    count "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+    ((status == 0 || counted_failed > 0)) || count 0 1
+  else
+    echo "FAILED  $* (no count; exit status $status)"
+    count 0 1
+  fi
+}
+
+# Python's unittest as a line of counts.
+unittest() {
+  local output status=0 ran=0 bad=0
+  output=$(python3 "$1" 2>&1) || status=$?
+  [[ $output =~ Ran\ ([0-9]+)\ test ]] && ran=${BASH_REMATCH[1]}
+  while read -r number; do bad=$((bad + number)); done < <(grep -oE '(failures|errors)=[0-9]+' <<<"$output" | cut -d= -f2)
+  if ((status != 0 && bad == 0)); then bad=1; fi
+  ((bad == 0)) || echo "$output"
+  echo "$((ran > bad ? ran - bad : 0)) passed, $bad failed"
+}
+
+# ThreadSanitizer of older compilers cannot map its shadow where the kernel randomizes addresses widely.
+fixed_addresses() { if setarch "$(uname -m)" -R true 2>/dev/null; then setarch "$(uname -m)" -R "$@"; else "$@"; fi; }
+
+build() {  # PRESET
+  must "$1-configure" cmake --preset "$1" && must "$1-build" fixed_addresses cmake --build --preset "$1" --parallel "$jobs"
+}
+
+# run_tests PRESET [CTEST ARGUMENT...]: ctest's own count, from its JUnit file.
+run_tests() {
+  local preset=$1 report=$PWD/$logs/$1-tests.xml
+  shift
+  rm -f "$report"
+  fixed_addresses ctest --test-dir "build/$preset" --parallel "$jobs" --timeout 600 --output-on-failure --no-tests=error \
+    --output-junit "$report" "$@" >"$logs/$preset-tests.log" 2>&1
+  counted "$preset-count" python3 - "$report" "$logs/$preset-tests.log" <<'PYTHON'
+import sys, xml.etree.ElementTree as ElementTree
+try:
+    tests = ElementTree.parse(sys.argv[1]).getroot().findall("testcase")
+except (OSError, ElementTree.ParseError):
+    print(open(sys.argv[2], errors="replace").read()[-6000:])
+    sys.exit("ctest left no report")
+bad = [test for test in tests if test.get("status") != "run"]  # "notrun" and "disabled" too: no silent skip
+for test in bad:
+    output = test.findtext("system-out") or ""
+    print(f"FAILED  {test.get('name')} ({test.get('status')})", *output.splitlines()[-40:], sep="\n  ")
+print(f"{len(tests) - len(bad)} passed, {len(bad)} failed")
+PYTHON
+}
+
+trap 'echo; echo "interrupted"; exit 130' INT TERM
+
+if [[ $install == yes ]]; then
+  heading "dependencies"
+  tools/install_dependencies.sh || { count 0 1; finish; }
+fi
+
+if [[ $mode == mutations ]]; then
+  heading "mutations"
+  counted mutations python3 tools/mutations.py
+  finish
+fi
+
+heading "structure"
+counted structure python3 tools/check_structure.py
+counted structure-test unittest tests/check_structure_test.py
+
+heading "release"
+build release || finish
+run_tests release
+[[ $mode == quick ]] && finish
+
+heading "quickstart"
+counted quickstart unittest tests/quickstart_test.py
+
+heading "address and undefined behaviour"
+export ASAN_OPTIONS=strict_string_checks=1:detect_stack_use_after_return=1
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+if build asan; then run_tests asan; fi
+
+heading "threads"
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+export OMP_NUM_THREADS=1  # ThreadSanitizer does not see into libgomp: one thread an op, the ranks remain
+if build tsan; then run_tests tsan -R "$multi_rank_suites"; fi
+
+finish
