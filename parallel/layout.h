@@ -17,8 +17,8 @@ using Coordinates = std::array<int, axes>;
 /// How the work is laid over ranks: plain data, which planner, null device and communicators share.
 struct Layout {
   std::array<int, axes> degrees{1, 1, 1, 1};
-  int zero = 0;               // ZeRO stage: 0 or 1
-  int64_t batch_size = 1;     // sequences a step, over all ranks
+  int zero = 0;            // ZeRO stage: 0 or 1
+  int64_t batch_size = 1;  // sequences a step, over all ranks
   int64_t micro_batch_size = 1;
   std::string schedule = "1f1b";  // or "gpipe"
 

@@ -3,6 +3,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/dtype.h"
@@ -54,7 +55,7 @@ struct ShardRange {
   int64_t offset;      // elements from the start of the bucket
 };
 
-/// What an optimizer may not have cut: runs of 256 elements (element-wise), a row, the whole tensor.
+/// What an optimizer may not have cut: runs of 256 elements (element-wise), a row (the last extent; a vector is one row), the whole tensor.
 enum class Grain : uint8_t { Block, Row, Tensor };
 
 /// The only code that knows who owns what. A function of declarations and the degree of dp alone: every rank computes the same map.
@@ -66,6 +67,8 @@ class ShardMap {
   };
   /// `split_tied`: the pipeline is deeper than one chunk, so a tied weight and the one it repeats have storage and gradients of their own,
   /// each alone in a bucket of group DpThenTied with the same bounds. Otherwise parameters with tied_to have no storage.
+  /// A unit's buckets come in order of the first appearance of their key in its declarations. Shards are as equal as legal cuts allow; with
+  /// Grain::Block counts differ by at most 256. InternalError on a name given twice, and on tied_to with an unknown target or another shape.
   ShardMap(std::vector<UnitDecls> units, int dp, Precision precision, const GrainOf& grain_of, bool split_tied);
 
   const std::vector<UnitDecls>& units() const { return units_; }
@@ -80,12 +83,17 @@ class ShardMap {
   /// InternalError for an unknown name.
   Place find(const std::string& name) const;
   const ParamDecl& decl(const Bucket& bucket, const BucketEntry& entry) const { return units_[bucket.unit].decls[entry.decl]; }
-  /// The pieces of all parameters of a bucket, by offset, cut at the bounds.
+  /// The pieces of all parameters of a bucket, by offset, cut at the bounds; padding is skipped.
   std::vector<ShardRange> ranges(const Bucket& bucket) const;
 
  private:
+  const ParamDecl& decl_of(const Place& place) const { return units_[place.unit].decls[place.decl]; }
+  void place(Place& place, const BucketKey& key);
+  void cut(Bucket& bucket, const GrainOf& grain_of);
+
   std::vector<UnitDecls> units_;
   std::vector<Bucket> buckets_;
+  std::unordered_map<std::string, Place> places_;  // by name
   int dp_;
 };
 

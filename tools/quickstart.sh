@@ -6,14 +6,14 @@ start_folder=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
-  cat <<'TEXT'
+  cat <<'HELP'
 tools/quickstart.sh [--minutes M] [--run-dir DIR] [--no-install] [TEXT...]
   TEXT          text files or folders of them; without: the C and C++ headers and licence texts that the build's packages brought
   --minutes M   time to train (default 3); the number of steps comes from a rate measured at the start
   --run-dir DIR where the run goes (default: runs/quickstart, or runs/quickstart-KEY for other texts or minutes)
   --no-install  the dependencies are there; do not look
 The tokenizer and the encoded text go to DIR-text.
-TEXT
+HELP
 }
 
 preset=configs/runs/quickstart.toml
@@ -53,10 +53,10 @@ shown() { local name=$1; [[ $name == "$PWD"/* ]] && name=${name#"$PWD"/}; printf
 run() { printf '$ %s\n' "$(printf '%q ' "$@")" >&2; "$@"; }
 hash_of() { sha256sum | cut -c 1-16; }
 
-# The text of every machine that can build Tessera, in sorted order until there is enough: C++ of its libraries before the system's C.
+# The text of every machine that can build Tessera, folder by folder, sorted, until there is enough: licences, C++, then C.
 list_system_text() {
   local folder
-  for folder in /usr/share/common-licenses /usr/include/c++ /usr/include/{CLI,fmt,gtest,hwy,nlohmann,spdlog,toml++} /usr/include/linux; do
+  for folder in /usr/share/common-licenses "/usr/include/c++/$(g++ -dumpversion)" /usr/include/{CLI,fmt,gtest,hwy,nlohmann,spdlog,toml++} /usr/include/linux; do
     if [[ -d $folder ]]; then find "$folder" -type f -size +0 -printf '%s %p\n' | LC_ALL=C sort -k 2; fi
   done | awk -v most="$system_text_bytes_max" '{ bytes += $1; if (bytes > most) exit; sub(/^[0-9]+ /, ""); print }'
 }
@@ -97,7 +97,7 @@ if [[ -e $text_dir/key && $(<"$text_dir/key") != "$key" ]] || [[ -e $run_dir && 
     "give another --run-dir, or remove $(shown "$run_dir") and $(shown "$text_dir")"
 fi
 mkdir -p "$text_dir"
-echo "$key" >"$text_dir/key"
+[[ -e $text_dir/key ]] || echo "$key" >"$text_dir/key"
 
 # once STAMP WHAT COMMAND...: a step of preparation, skipped when its stamp says that it was finished.
 once() {
@@ -178,7 +178,7 @@ run "$tessera" compare "$run_dir" </dev/null
 
 heading "what lies where, and what next"
 here=$(shown "$run_dir")
-cat <<TEXT
+cat <<HELP
 $here/config.toml     every key of the run
 $here/metrics.jsonl   a line a step: loss, rate, norm, time
 $here/report.json     memory and time, as tables above
@@ -192,4 +192,4 @@ Four ranks:        $tessera train $preset --ranks 4 --set parallel.dp=2 parallel
                      data.tokenizer=$(shown "$text_dir")/tokenizer.model train.minutes=$minutes --run-dir runs/four-ranks
 Every key:         $tessera config
 How it works:      docs/step.md
-TEXT
+HELP

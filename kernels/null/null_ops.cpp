@@ -17,7 +17,7 @@ class NullAttentionOps : public AttentionOps {
 
 class NullNormOps : public NormOps {
   void do_layer_norm_forward(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, Stream&) override {}
-  void do_layer_norm_backward_input(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
+  void do_layer_norm_backward_input(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
   void do_layer_norm_backward_weight(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
 };
 

@@ -1,0 +1,20 @@
+#pragma once
+#include "model/layers.h"
+
+namespace tessera {
+
+/// h = token_weight[token] + position_weight[position].
+class Embedding {
+ public:
+  Embedding(const UnitDecls& unit);
+  static void declare(const ModelSpec& spec, std::vector<ParamDecl>& decls);
+  /// h [N, H], tokens [N]
+  void forward(Tensor h, Tensor tokens, const UnitView& unit, PassContext& pass) const;
+  /// dh [N, H], tokens [N], order [N]: rows sorted by token.
+  void backward_weight(Tensor dh, Tensor tokens, Tensor order, const UnitView& unit, PassContext& pass) const;
+
+ private:
+  int token_, position_;
+};
+
+}  // namespace tessera

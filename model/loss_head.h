@@ -1,0 +1,29 @@
+#pragma once
+#include "model/layers.h"
+
+namespace tessera {
+
+/// Rows whose logits are held at once: so many that they take at most 128 MiB, a multiple of 32 where that leaves any.
+int64_t loss_chunk_rows(int64_t rows, int64_t vocab);
+
+/// Final norm, projection to the vocabulary, softmax cross-entropy: in row chunks, so that logits memory is bounded and nothing is kept
+/// between forward and backward. The loss belongs to the backward.
+class LossHead {
+ public:
+  LossHead(const ModelSpec& spec, const UnitDecls& unit);
+  static void declare(const ModelSpec& spec, std::vector<ParamDecl>& decls);
+
+  /// Loss and all gradients: dh [N, H] of the final hidden state h [N, H]; targets [N]; each token's loss is scaled by `scale` in the gradient.
+  void backward(Tensor dh, Tensor h, Tensor targets, float scale, StepPartial* partial, const UnitView& unit, PassContext& pass) const;
+  /// The loss alone, added to partial.
+  void loss(Tensor h, Tensor targets, StepPartial* partial, const UnitView& unit, PassContext& pass) const;
+  /// logits [R, V] of rows h [R, H].
+  void logits(Tensor logits, Tensor h, const UnitView& unit, PassContext& pass) const;
+
+ private:
+  int64_t hidden_, vocab_;
+  Norm norm_;
+  Linear projection_;
+};
+
+}  // namespace tessera

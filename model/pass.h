@@ -1,0 +1,38 @@
+#pragma once
+#include <vector>
+
+#include "kernels/device.h"
+#include "model/spec.h"
+#include "parallel/sharded_params.h"
+
+namespace tessera {
+
+/// What travels between sublayers. N = B T rows, H hidden.
+/// Forward: h = residual + delta, added by the next norm. Backward: `gradient` is that of h, hence of both.
+struct Flow {
+  Tensor residual;       // [N, H]
+  Tensor delta;          // [N, H]; empty at the start of a stage
+  Tensor delta_buffer;   // [N, H]: where sublayers write their delta
+  Tensor gradient;       // [N, H]: read by the sublayer whose turn it is
+  Tensor next_gradient;  // [N, H]: written by it, may not be `gradient`
+};
+
+/// The surroundings of one pass through a stage.
+struct PassContext {
+  Device& device;
+  Stream& stream;
+  BatchShape shape;
+};
+
+/// A tensor that a sublayer keeps: from forward to backward (saved), or from the input gradient to the weight gradient (kept).
+struct KeptTensor {
+  const char* name;
+  DType dtype;
+  Shape shape;
+};
+using KeptTensors = std::vector<Tensor>;  // in the order of the declaration
+
+/// Bytes of a list when its tensors stand one behind the other in a slot.
+int64_t slot_bytes(const std::vector<KeptTensor>& tensors);
+
+}  // namespace tessera

@@ -1,0 +1,38 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+/// The shape of a decoder-only transformer: plain data.
+struct ModelSpec {
+  std::string architecture = "gpt2";
+  int64_t layers = 0, hidden = 0, heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
+  bool tied = true;             // the head repeats the token embedding
+  double norm_epsilon = 1e-5;
+  double init_std = 0.02;       // residual projections: divided by sqrt(2 layers)
+
+  int64_t attention_width() const { return heads * head_dim; }
+};
+
+/// ConfigError naming the key, the value and what would be legal.
+void check(const ModelSpec& spec);
+
+/// B sequences of T tokens: one micro-batch.
+struct BatchShape {
+  int64_t B = 0, T = 0;
+  int64_t rows() const { return B * T; }
+};
+
+/// A published model, with the number of parameters that its authors give (0: none).
+struct ModelPreset {
+  std::string name;
+  ModelSpec spec;
+  std::string source;  // paper, table, and our choice where it contradicts itself
+};
+const std::vector<ModelPreset>& model_presets();
+/// ConfigError with the nearest names for an unknown one.
+const ModelPreset& model_preset(const std::string& name);
+
+}  // namespace tessera

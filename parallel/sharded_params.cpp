@@ -1,0 +1,118 @@
+#include "parallel/sharded_params.h"
+
+#include "base/error.h"
+#include "base/random.h"
+
+namespace tessera {
+
+Tensor fused(const std::vector<Tensor>& tensors, int first, int count) {
+  const Tensor& head = tensors[first];
+  int64_t rows = 0;
+  for (int i = first; i < first + count; i++) {
+    const char* expected = static_cast<const char*>(head.data) + rows * (head.elements() / head.shape[0]) * bytes_of(head.dtype);
+    invariant(tensors[i].data == expected, "fused parameters are not adjacent in their bucket");
+    rows += tensors[i].shape[0];
+  }
+  return head.shape.rank() == 1 ? Tensor(head.data, head.dtype, {rows}) : Tensor(head.data, head.dtype, {rows, head.shape[1]});
+}
+
+static std::vector<LocalBucket> take_buckets(const ShardMap& map, int first_unit, int last_unit, Mesh& mesh, Device& device) {
+  std::vector<LocalBucket> local;
+  const int dp = mesh.coordinate(Axis::Dp);
+  for (const Bucket& bucket : map.buckets()) {
+    if (bucket.unit < first_unit || bucket.unit >= last_unit) continue;
+    const bool whole = mesh.layout().zero == 0;
+    const bool repeats = !map.decl(bucket, bucket.entries.front()).tied_to.empty();
+    LocalBucket entry{.bucket = &bucket,
+                      .weights = device.arena().permanent(bucket.key.compute, {bucket.elements}, MemoryCategory::Weights),
+                      .gradients = device.arena().permanent(bucket.key.gradient, {bucket.elements}, MemoryCategory::Gradients),
+                      .update_begin = whole ? 0 : bucket.bounds[dp],
+                      .update_end = whole ? bucket.elements : bucket.bounds[dp + 1],
+                      .owned_begin = bucket.bounds[dp],
+                      .owned_end = bucket.bounds[dp + 1],
+                      .counted = !repeats};
+    local.push_back(entry);
+  }
+  return local;
+}
+
+ShardedParams::ShardedParams(const ShardMap& map, int first_unit, int last_unit, Mesh& mesh, Device& device)
+    : map_(map),
+      zero_(mesh.layout().zero),
+      mesh_(mesh),
+      elementwise_(device.elementwise()),
+      update_(device.update()),
+      first_unit_(first_unit),
+      buckets_(take_buckets(map, first_unit, last_unit, mesh, device)),
+      exchange_(buckets_, mesh, device) {
+  for (int unit = first_unit; unit < last_unit; unit++) {
+    UnitView view;
+    for (const ParamDecl& decl : map.units()[unit].decls) {
+      ShardMap::Place place = map.find(decl.name);
+      if (place.bucket < 0) place = map.find(decl.tied_to);
+      const LocalBucket* local = find(place);
+      invariant(local != nullptr, "a unit's parameter lies on another stage");
+      const int64_t end = place.offset + decl.shape.elements();
+      view.weights.push_back(local->weights.flat_range(place.offset, end).reshaped(decl.shape));
+      view.gradients.push_back(local->gradients.flat_range(place.offset, end).reshaped(decl.shape));
+    }
+    views_.push_back(std::move(view));
+  }
+}
+
+const LocalBucket* ShardedParams::find(const ShardMap::Place& place) const {
+  if (place.bucket < 0) return nullptr;
+  for (const LocalBucket& local : buckets_) {
+    if (local.bucket == &map_.buckets()[place.bucket]) return &local;
+  }
+  return nullptr;
+}
+
+const UnitView& ShardedParams::gather(int unit, Stream& stream) {
+  stream.set_unit(unit);
+  return views_[unit - first_unit_];
+}
+
+void ShardedParams::release(int) {}
+
+void ShardedParams::zero_gradients(Stream& stream) {
+  for (const LocalBucket& local : buckets_) elementwise_.zero(local.gradients, stream);
+}
+
+void ShardedParams::reduce(Stream& stream) {
+  for (auto local = buckets_.rbegin(); local != buckets_.rend(); ++local) {
+    stream.set_unit(local->bucket->unit);
+    exchange_.exchange(*local, zero_ == 0, stream);
+  }
+}
+
+void ShardedParams::add_norm(StepPartial* partial, Stream& stream) {
+  for (const LocalBucket& local : buckets_) {
+    if (local.counted) update_.gradient_norm(partial, local.gradients.flat_range(local.owned_begin, local.owned_end), stream);
+  }
+}
+
+void ShardedParams::gather_weights(Stream& stream) {
+  if (zero_ == 0) return;
+  Comm& dp = mesh_.comm(Axis::Dp);
+  for (const LocalBucket& local : buckets_) stream.wait(dp.all_gather(local.weights, local.bucket->bounds, stream), dp.reason());
+}
+
+void ShardedParams::initialize(uint64_t seed, Device& device) {
+  if (device.is_null()) return;
+  std::vector<float> values;
+  for (const LocalBucket& local : buckets_) {
+    for (const BucketEntry& entry : local.bucket->entries) {
+      const ParamDecl& decl = map_.decl(*local.bucket, entry);
+      const RandomStream random(seed, RandomPurpose::Init, decl.tied_to.empty() ? decl.name : decl.tied_to);
+      values.assign(static_cast<size_t>(decl.shape.elements()), static_cast<float>(decl.init.value));
+      if (decl.init.kind == Init::Kind::Normal) {
+        for (size_t i = 0; i < values.size(); i++) values[i] = random.normal(i) * static_cast<float>(decl.init.value);
+      }
+      const Tensor weight = local.weights.flat_range(entry.offset, entry.offset + decl.shape.elements());
+      device.write(weight, values.data(), weight.bytes());
+    }
+  }
+}
+
+}  // namespace tessera
