@@ -1,6 +1,7 @@
 #include "base/config.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -191,7 +192,7 @@ std::string ConfigFields::toml() const {
       if (table_part(field.key) == prefix) lines += fmt::format("{} = {}\n", last_part(field.key), value_text(field.value));
     if (lines.empty()) continue;
     if (!text.empty()) text += "\n";
-    if (!prefix.empty()) text += "[" + prefix.substr(0, prefix.size() - 1) + "]\n";
+    if (!prefix.empty()) text += fmt::format("[{}]\n", prefix.substr(0, prefix.size() - 1));
     text += lines;
   }
   return text;

@@ -116,7 +116,8 @@ void read_toml_file(const std::filesystem::path& path, Root& root, ConfigSource*
   read_toml_text(read_config_file(path), path.string(), root, source);
 }
 
-/// One --set: "train.steps=100". Values are TOML, but a string needs no quotes and a list of strings no brackets ("data.files=a.txt,b.txt").
+/// One --set: "train.steps=100". Values are TOML, but a string needs no quotes and a list of strings no brackets:
+/// "data.files=a.txt,b.txt".
 template <class Root>
 void apply_set(Root& root, std::string_view assignment, ConfigSource* source = nullptr) {
   ConfigFields::of(root).set(assignment, source);
@@ -129,7 +130,8 @@ std::string write_toml(const Root& root) {
   return ConfigFields::of(copy).toml();
 }
 
-/// Every key in the order of declaration, with the default of a fresh Root. InternalError when a default is not legal or a key stands twice.
+/// Every key in the order of declaration, with the default of a fresh Root.
+/// InternalError when a default is not legal or a key stands twice.
 template <class Root>
 std::vector<ConfigKey> list_keys() {
   Root defaults{};

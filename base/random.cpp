@@ -19,7 +19,8 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return counter;
 }
 
-/// Natural logarithm of a positive normal number: x = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh((m - 1) / (m + 1)) by its series.
+/// Natural logarithm of a positive normal number: x = 2^e m with m in [sqrt(1/2), sqrt(2)),
+/// ln m = 2 artanh((m - 1) / (m + 1)) by its series.
 static double logarithm(double x) {
   const uint64_t bits = std::bit_cast<uint64_t>(x);
   double exponent = static_cast<double>(bits >> 52) - 1023;

@@ -27,7 +27,8 @@ class RandomStream {
   std::array<uint32_t, 4> words(uint64_t i) const;
   /// Uniform in [0, 1) with 53 bits.
   double uniform(uint64_t i) const;
-  /// Standard normal: normal_quantile at the middle of one of 2^53 equal cells, rounded to fp32. At most 8.3 in size, tails exact up to there.
+  /// Standard normal: normal_quantile at the middle of one of 2^53 equal cells, rounded to fp32. At most 8.3 in size, tails exact up
+  /// to there.
   float normal(uint64_t i) const;
   /// Uniform integer in [0, bound), bound >= 1, without modulo bias worth speaking of (64-bit multiply-high).
   uint64_t below(uint64_t i, uint64_t bound) const;

@@ -38,17 +38,27 @@ static TomlValue plain_value(const toml::node& node) {
   return {};
 }
 
+/// The value for an error message: in our notation, or in that of toml++ where ours has none.
+static std::string written(const toml::node& node, const TomlValue& value) {
+  if (node.is_table()) return "{...}";
+  std::ostringstream foreign;
+  node.visit([&](const auto& concrete) { foreign << concrete; });
+  return std::visit(
+      [&](const auto& known) {
+        if constexpr (std::is_same_v<decltype(known), const std::monostate&>)
+          return foreign.str();
+        else
+          return toml_text(known);
+      },
+      value);
+}
+
 static void flatten(const toml::table& table, const std::string& prefix, std::vector<TomlEntry>& entries) {
   for (const auto& [name, node] : table) {
     const std::string part(name.str());
     TomlEntry entry{
         prefix + (is_bare_key(part) ? part : toml_text(part)), node.is_table(), plain_value(node), {}, name.source().begin.line};
-    std::ostringstream text;
-    if (node.is_table())
-      text << "{...}";
-    else
-      node.visit([&](const auto& concrete) { text << concrete; });
-    entry.text = text.str();
+    entry.text = written(node, entry.value);
     entries.push_back(entry);
     if (node.is_table()) flatten(*node.as_table(), entry.key + ".", entries);
   }

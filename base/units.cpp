@@ -31,7 +31,7 @@ static Scaled scale(double value) {
 static std::string signed_digits(double value, const char* prefix) {
   const double size = std::abs(value);
   const bool whole = *prefix == 0 && size == std::floor(size);  // 7 tokens, not 7.00
-  return (value < 0 ? "-" : "") + (whole ? fmt::format("{:.0f}", size) : three_digits(size));
+  return fmt::format("{}{}", value < 0 ? "-" : "", whole ? fmt::format("{:.0f}", size) : three_digits(size));
 }
 
 std::string format_bytes(int64_t bytes) {
@@ -45,7 +45,7 @@ std::string format_bytes(int64_t bytes) {
 
 std::string format_seconds(double seconds) {
   if (!std::isfinite(seconds)) return fmt::format("{} s", seconds);
-  if (seconds < 0) return "-" + format_seconds(-seconds);
+  if (seconds < 0) return fmt::format("-{}", format_seconds(-seconds));
   if (seconds == 0) return "0 s";
   if (seconds < 999.5e-9) return three_digits(seconds * 1e9) + " ns";
   if (seconds < 999.5e-6) return three_digits(seconds * 1e6) + " us";

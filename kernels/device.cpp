@@ -40,7 +40,8 @@ void Device::reserve(const ArenaSize& size) {
 
 static void check_copy(const Tensor& tensor, int64_t bytes) {
   if (tensor.contiguous() && tensor.bytes() == bytes) return;
-  throw InternalError(fmt::format("a copy of {} bytes from or to a {}tensor of {}", bytes, tensor.contiguous() ? "" : "strided ", tensor.bytes()));
+  throw InternalError(
+      fmt::format("a copy of {} bytes from or to a {}tensor of {}", bytes, tensor.contiguous() ? "" : "strided ", tensor.bytes()));
 }
 
 void Device::write(Tensor to, const void* from, int64_t bytes) {
@@ -80,7 +81,11 @@ int64_t memory_bytes() {
 class CpuDevice : public Device {
  public:
   explicit CpuDevice(int threads)
-      : Device({.kind = DeviceKind::Cpu, .name = processor_name(), .isa = instruction_set(), .threads = threads, .memory_bytes = memory_bytes()},
+      : Device({.kind = DeviceKind::Cpu,
+                .name = processor_name(),
+                .isa = instruction_set(),
+                .threads = threads,
+                .memory_bytes = memory_bytes()},
                false) {
     omp_set_num_threads(threads);  // of the calling thread's parallel regions: oneDNN asks for no other number
     matmul_ = make_cpu_matmul_ops(threads);

@@ -36,8 +36,10 @@ void MatmulOps::linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Strea
 
 void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream) {
   const int64_t N = dy.rows(), I = x.columns(), O = dy.columns();
-  expect("linear_backward_weight",
-         {{"dweight", dweight, {O, I}, DType::f32}, {"dbias", dbias, {O}, DType::f32}, {"dy", dy, {N, O}, x.dtype}, {"x", x, {N, I}, x.dtype}});
+  expect("linear_backward_weight", {{"dweight", dweight, {O, I}, DType::f32},
+                                    {"dbias", dbias, {O}, DType::f32},
+                                    {"dy", dy, {N, O}, x.dtype},
+                                    {"x", x, {N, I}, x.dtype}});
   const int64_t sums = dweight.bytes() + bytes_of(dbias);
   OpScope op(stream, {.kind = OpKind::LinearBackwardWeight,
                       .shape = {{N, I, O}, x.dtype},

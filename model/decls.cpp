@@ -1,5 +1,10 @@
 #include "model/decls.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
 #include "model/attention.h"
 #include "model/embedding.h"
 #include "model/loss_head.h"
@@ -20,6 +25,17 @@ std::vector<UnitDecls> declare_model(const ModelSpec& spec) {
   units.push_back({"head", {}});
   LossHead::declare(spec, units.back().decls);
   return units;
+}
+
+StageRange stage_range(const ModelSpec& spec, int chunk, int chunks) {
+  if (chunks > spec.layers) {
+    throw ConfigError({fmt::format("parallel.pp = {} needs at least as many blocks, but model.layers = {}", chunks, spec.layers), "[parallel]",
+                       fmt::format("1 to {}", spec.layers), {}});
+  }
+  // The remainder goes to the middle: chunks from `extra_begin` on hold one block more.
+  const int64_t each = spec.layers / chunks, extra = spec.layers % chunks, extra_begin = (chunks - extra) / 2;
+  const auto begin_of = [&](int64_t c) { return c * each + std::clamp<int64_t>(c - extra_begin, 0, extra); };
+  return {begin_of(chunk), begin_of(chunk + 1), chunk == 0, chunk == chunks - 1};
 }
 
 int64_t parameter_count(const std::vector<UnitDecls>& units) {

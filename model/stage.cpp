@@ -4,24 +4,10 @@
 #include <algorithm>
 #include <array>
 
-#include <fmt/format.h>
-
-#include "base/error.h"
 #include "model/attention.h"
 #include "model/mlp.h"
 
 namespace tessera {
-
-StageRange stage_range(const ModelSpec& spec, int chunk, int chunks) {
-  if (chunks > spec.layers) {
-    throw ConfigError({fmt::format("parallel.pp = {} needs at least as many blocks, but model.layers = {}", chunks, spec.layers), "[parallel]",
-                       fmt::format("1 to {}", spec.layers), {}});
-  }
-  // The remainder goes to the middle: chunks from `extra_begin` on hold one block more.
-  const int64_t each = spec.layers / chunks, extra = spec.layers % chunks, extra_begin = (chunks - extra) / 2;
-  const auto begin_of = [&](int64_t c) { return c * each + std::clamp<int64_t>(c - extra_begin, 0, extra); };
-  return {begin_of(chunk), begin_of(chunk + 1), chunk == 0, chunk == chunks - 1};
-}
 
 Stage::Stage(const ModelSpec& spec, const std::vector<UnitDecls>& units, StageRange range, BatchShape shape)
     : range_(range), shape_(shape), hidden_(spec.hidden) {

@@ -2,23 +2,12 @@
 #include <memory>
 #include <vector>
 
+#include "model/decls.h"
 #include "model/embedding.h"
 #include "model/loss_head.h"
 #include "model/sublayer.h"
 
 namespace tessera {
-
-/// Which units a chunk of the pipeline holds: blocks [first_block, last_block), the embedding on the first chunk, the head on the last.
-struct StageRange {
-  int64_t first_block, last_block;
-  bool first, last;
-  /// Units of declare_model: [first_unit, last_unit).
-  int first_unit() const { return first ? 0 : static_cast<int>(first_block) + 1; }
-  int last_unit() const { return static_cast<int>(last_block) + (last ? 2 : 1); }
-};
-/// Chunk c of `chunks`: blocks as even as possible, the longer chunks in the middle of the pipe (its ends carry embedding and head).
-/// ConfigError when there are more chunks than blocks.
-StageRange stage_range(const ModelSpec& spec, int chunk, int chunks);
 
 /// What one micro-batch brings and where it leaves its results.
 struct StageInput {

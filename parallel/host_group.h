@@ -1,8 +1,6 @@
 #pragma once
-#include <cstddef>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -11,7 +9,7 @@
 namespace tessera {
 
 /// The control plane of all ranks: slow, safe, separate from the data plane. Every rank makes the same calls in the same order.
-/// Waits block and do not spin. After abort() by any rank, every call and every wait of the data plane throws CommError on the others.
+/// Waits block and do not spin. After abort() by any rank, every call and every wait of the data plane throws CommError.
 class HostGroup {
  public:
   virtual ~HostGroup() = default;
@@ -23,19 +21,21 @@ class HostGroup {
   virtual std::vector<std::string> gather(std::string bytes) = 0;
   /// CommError naming the missing ranks after `timeout_seconds`.
   virtual void barrier(double timeout_seconds = 600) = 0;
-  /// Releases the other ranks: their next or current wait throws CommError with this message. Never blocks.
+  /// Releases the other ranks: their next or current wait throws CommError with this message; the first message stays. Never waits.
   virtual void abort(const std::string& message) noexcept = 0;
-  /// The communicator of one group of world ranks that holds this rank; collective over that group. `name` distinguishes groups of the same
-  /// ranks ("dp", "tied"). `stream` is advanced after each op.
+  /// The communicator of one group of world ranks that holds this rank; collective over that group. `name` distinguishes groups of the
+  /// same ranks ("dp", "tied") and stands in errors. It must end before this object does, on the thread that made it.
   virtual std::unique_ptr<Comm> make_comm(const std::vector<int>& ranks, const std::string& name, WaitReason reason) = 0;
 };
 
 std::unique_ptr<HostGroup> make_self_group();
-/// Pretends to be `rank` of `size`; gather returns the own bytes for every rank.
+/// Pretends to be `rank` of `size`; gather returns the own bytes for every rank, broadcast the own bytes.
 std::unique_ptr<HostGroup> make_null_group(int rank, int size);
 
 /// Runs `body(group)` on `ranks` threads of this process and waits for all. When one throws, the others are released; the first error
-/// (the one that was not caused by another's abort) is rethrown after all threads have ended.
-void run_thread_ranks(int ranks, const std::function<void(HostGroup&)>& body);
+/// (the one that was not caused by another's abort) is rethrown after all threads have ended. A wait of the data plane, a gather or a
+/// broadcast that lasts `timeout_seconds` throws CommError naming the ranks that are missing, and so does, at once, waiting for a rank
+/// whose body has ended. ConfigError when the system refuses that many threads.
+void run_thread_ranks(int ranks, const std::function<void(HostGroup&)>& body, double timeout_seconds = 600);
 
 }  // namespace tessera

@@ -121,12 +121,12 @@ ShardMap::ShardMap(std::vector<UnitDecls> units, int dp, Precision precision, co
       if (repeats && !split_tied) continue;
       const bool tied = split_tied && (repeats || repeated.contains(decl.name));
       const ReduceGroup group = tied ? ReduceGroup::DpThenTied : ReduceGroup::Dp;
-      place(places_.at(decl.name), {precision.compute, precision.gradient, group, decl.role, decl.trainable});
+      give_storage(places_.at(decl.name), {precision.compute, precision.gradient, group, decl.role, decl.trainable});
     }
   for (Bucket& bucket : buckets_) cut(bucket, grain_of);
 }
 
-void ShardMap::place(Place& place, const BucketKey& key) {
+void ShardMap::give_storage(Place& place, const BucketKey& key) {
   const ParamDecl& decl = decl_of(place);
   place.bucket = bucket_for(buckets_, place.unit, key);
   Bucket& bucket = buckets_[place.bucket];

@@ -88,7 +88,7 @@ class ShardMap {
 
  private:
   const ParamDecl& decl_of(const Place& place) const { return units_[place.unit].decls[place.decl]; }
-  void place(Place& place, const BucketKey& key);
+  void give_storage(Place& place, const BucketKey& key);
   void cut(Bucket& bucket, const GrainOf& grain_of);
 
   std::vector<UnitDecls> units_;

@@ -208,8 +208,9 @@ std::string rank_list(const std::vector<int>& ranks) {
   for (size_t first = 0; first < ranks.size();) {
     size_t last = first;
     while (last + 1 < ranks.size() && ranks[last + 1] == ranks[last] + 1) last++;
-    out += (out.empty() ? "" : ", ") + std::to_string(ranks[first]);
-    if (last > first) out += "-" + std::to_string(ranks[last]);
+    if (!out.empty()) out += ", ";
+    out += std::to_string(ranks[first]);
+    if (last > first) out += fmt::format("-{}", ranks[last]);
     first = last + 1;
   }
   return out;

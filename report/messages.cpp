@@ -1,5 +1,6 @@
 #include "report/messages.h"
 
+#include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -42,15 +43,13 @@ void Messages::write(std::string_view colored, std::string_view plain) {
   std::fflush(sink_.file);
 }
 
-static std::string painted(std::string_view color, std::string_view word, std::string_view rest) {
-  return std::string(color).append(word).append(color.empty() ? "" : plain_color).append(rest);
-}
-
 void Messages::error(const Error& error) { this->error(std::string_view(error.what())); }
 
-void Messages::error(std::string_view text) { write(painted(red, "error:", " " + std::string(text)), "error: " + std::string(text)); }
+void Messages::error(std::string_view text) { write(fmt::format("{}error:{} {}", red, plain_color, text), fmt::format("error: {}", text)); }
 
-void Messages::hint(std::string_view text) { write(painted(cyan, "  hint:", "  " + std::string(text)), "  hint:  " + std::string(text)); }
+void Messages::hint(std::string_view text) {
+  write(fmt::format("{}  hint:{}  {}", cyan, plain_color, text), fmt::format("  hint:  {}", text));
+}
 
 void Messages::notice(std::string_view text) { write(text, text); }
 

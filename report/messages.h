@@ -19,7 +19,8 @@ struct MessageSink {
 };
 
 /// The one object that writes messages: errors, hints, notices and the live line, whole lines only. stdout stays free for data.
-/// On a terminal the live line stays last and is rewritten in place; elsewhere each live line is a line. Threads may share it. A failed write is ignored.
+/// On a terminal the live line stays last and is rewritten in place; elsewhere each live line is a line. Threads may share it. A failed
+/// write is ignored: there is no place left to report it.
 class Messages {
  public:
   explicit Messages(MessageSink sink = MessageSink::standard_error());

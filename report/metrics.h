@@ -10,7 +10,8 @@
 namespace tessera {
 
 /// One step, as one line of metrics.jsonl. The names of the fields are the keys of the line; people script on them.
-/// Real numbers are fp32 and are written with the fewest digits that read back as the same bits; NaN and infinity are written as null and read as NaN.
+/// Real numbers are fp32 and are written with few digits that read back as the same bits; NaN and infinity are written as null and read as
+/// NaN.
 struct StepMetrics {
   int64_t step = 0;     // 1 for the first
   float loss = 0;       // mean over the step's tokens, natural logarithm

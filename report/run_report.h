@@ -25,8 +25,8 @@ struct RunReport {
   bool operator==(const RunReport&) const = default;
 };
 
-/// Keys: config {name: text}; losses {first, last, val}; memory [rows]; processes [...]; waterfall_seconds {...} or null; utilization [receipts].
-/// What does not exist is null.
+/// Keys: config {name: text}; losses {first, last, val}; memory [rows]; processes [...]; waterfall_seconds {...}; utilization [receipts].
+/// What does not exist is null; a loss that is not finite is null too.
 void to_json(Json& json, const RunReport& report);
 void from_json(const Json& json, RunReport& report);
 

@@ -71,13 +71,17 @@ static std::optional<double> share_of_peak(const UtilizationReceipt& receipt, do
 std::optional<double> UtilizationReceipt::mfu() const { return share_of_peak(*this, model_flops()); }
 std::optional<double> UtilizationReceipt::hfu() const { return share_of_peak(*this, hardware_flops()); }
 
+static std::string flops_text(double flops) {
+  const std::string count = format_count(flops);
+  return count + (count.find(' ') == std::string::npos ? " FLOP" : "FLOP");  // "777 FLOP", "15.4 kFLOP"
+}
+
 std::string UtilizationReceipt::text() const {
   const auto share = [](std::optional<double> value) { return value ? fmt::format("{:.1f}%", 100 * *value) : std::string("unknown"); };
   std::string out = fmt::format("MFU {}, HFU {} ({})\n", share(mfu()), share(hfu()), name_of(convention));
   for (const FlopTerm& term : terms) {
     const double part = hardware_flops() > 0 ? 100 * term.flops / hardware_flops() : 0;
-    out +=
-        fmt::format("  {:<11} {:<19} per token | {:>7}FLOP a step | {:5.1f}%\n", term.name, term.per_token, format_count(term.flops), part);
+    out += fmt::format("  {:<11} {:<19} per token | {:>10} a step | {:5.1f}%\n", term.name, term.per_token, flops_text(term.flops), part);
   }
   const std::string places = devices == 1 ? "" : fmt::format(" x {} devices", devices);
   out += fmt::format("  {:<11} {}\n", "step", format_seconds(seconds));

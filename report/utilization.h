@@ -14,15 +14,16 @@ namespace tessera {
 /// How a step's FLOPs are counted. A multiply and an add are two; the backward counts twice the forward. FLOPs for each token, with
 /// L layers, h hidden, H heads, Q head width, T sequence, V vocabulary (logical, without padding):
 ///
-///   Causal    6 N + 6 L H Q T        N: the parameters that meet a token in a matmul (blocks and head, no look-ups, no norms); attention is
-///                                    counted as its causal half, which is what a kernel without wasted work computes. The default.
-///   Palm      6 N + 12 L H Q T       N: all parameters, a tied weight once; attention counted as the full square.
-///                                    Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+///   Causal    6 N + 6 L H Q T     N: the parameters that meet a token in a matmul (blocks and head, no look-ups, no norms). Attention is
+///                                 counted as its causal half: what a kernel without wasted work computes. The default.
+///   Palm      6 N + 12 L H Q T    N: all parameters, a tied weight once. Attention is counted as the full square.
+///                                 Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
 ///   Megatron  96 L h^2 (1 + T / 6h + V / 16 L h)
-///                                    72 L h^2 for the blocks, 12 L h T attention (full square), 6 h V head, and the whole forward of the blocks
-///                                    recomputed: 24 L h^2 + 4 L h T, whatever the run does. Holds for a four times wider MLP and H Q = h.
-///                                    Narayanan et al. 2021 (SC21), arXiv:2104.04473, equation 3.
-///   Lecture   8 P                    P: all parameters; 6 P and the forward recomputed, 2 P; no attention: the share of the peak is 8 T P / (N F t).
+///                                 72 L h^2 blocks, 12 L h T attention (full square), 6 h V head, and the forward of the blocks once more:
+///                                 24 L h^2 + 4 L h T, whatever the run recomputes. Holds for an MLP four times as wide and H Q = h.
+///                                 Narayanan et al. 2021 (SC21), arXiv:2104.04473, equation 3, there for B sequences of S tokens.
+///   Lecture   8 P                 P: all parameters; 6 P, and the forward once more, 2 P. No attention. The share of the peak is
+///                                 8 T P / (N F t) with T tokens in t seconds on N devices of F FLOP/s.
 ///
 /// mfu() leaves recomputation out and hfu() counts it in. SC21 and the lecture quote the latter, PaLM the former.
 enum class Convention : uint8_t { Causal, Palm, Megatron, Lecture, Count };
@@ -81,10 +82,10 @@ UtilizationReceipt utilization(Convention convention, const UtilizationInput& in
 void to_json(Json& json, const UtilizationReceipt& receipt);
 void from_json(const Json& json, UtilizationReceipt& receipt);
 
-/// Dense matmul peak in FLOP/s as the manufacturer states it, never the figure for sparse matrices. bf16 and fp16: A100 312e12 (NVIDIA A100 data
-/// sheet), H100 SXM and H200 989.5e12 (H100 and H200 data sheets: half of 1979 with sparsity). `device_name` is the name that the driver gives
-/// ("NVIDIA H200") or the short one ("A100", "H100 SXM", "H200"). No value for any other device or dtype, relatives of these included
-/// (H100 PCIe, H200 NVL, GH200, a MIG slice): a peak is never guessed.
+/// Dense matmul peak in FLOP/s as the manufacturer states it, never the figure for sparse matrices. bf16 and fp16: A100 312e12 (NVIDIA A100
+/// data sheet), H100 SXM and H200 989.5e12 (H100 and H200 data sheets: half of 1979 with sparsity). `device_name` is the name that the
+/// driver gives ("NVIDIA H200") or the short one ("A100", "H100 SXM", "H200"). No value for any other device or dtype, relatives of these
+/// included (H100 PCIe, H200 NVL, GH200, a MIG slice): a peak is never guessed.
 std::optional<double> nominal_peak_flops(std::string_view device_name, DType compute);
 
 }  // namespace tessera

@@ -141,16 +141,16 @@ TEST(ReadToml, ReportsTheFirstOfSeveralErrorsByLine) {
 
 TEST(ReadToml, RejectsAWrongTypeWithKeyValueAndWhatIsLegal) {
   const ErrorText error = error_of_reading("[train]\nsteps = 'many'\n");
-  EXPECT_EQ(error.what, "train.steps = 'many' is not an integer");
+  EXPECT_EQ(error.what, "train.steps = \"many\" is not an integer");
   EXPECT_EQ(error.where, "small.toml, line 2");
   EXPECT_EQ(error.legal, "integer, at least 1");
   EXPECT_EQ(error_of_reading("[train]\nsteps = 1.5\n").what, "train.steps = 1.5 is not an integer");
-  EXPECT_EQ(error_of_reading("[train]\nsteps = 1e3\n").what.substr(0, 14), "train.steps = ");
+  EXPECT_EQ(error_of_reading("[train]\nsteps = 1e3\n").what, "train.steps = 1000.0 is not an integer");
   EXPECT_EQ(error_of_reading("[train]\nresume = 1\n").what, "train.resume = 1 is not a bool");
   EXPECT_EQ(error_of_reading("[train]\nresume = 1\n").legal, "true, false");
   EXPECT_EQ(error_of_reading("[train]\nlearning_rate = true\n").what, "train.learning_rate = true is not a number");
-  EXPECT_EQ(error_of_reading("[train]\nbetas = [1, 'x']\n").what, "train.betas = [ 1, 'x' ] is not a list of numbers");
-  EXPECT_EQ(error_of_reading("[data]\nfiles = 'x'\n").what, "data.files = 'x' is not a list of strings");
+  EXPECT_EQ(error_of_reading("[train]\nbetas = [1, 'x']\n").legal, "list of numbers, 0 to 1");
+  EXPECT_EQ(error_of_reading("[data]\nfiles = 'x'\n").what, "data.files = \"x\" is not a list of strings");
   EXPECT_EQ(error_of_reading("title = 2026-01-01\n").what, "title = 2026-01-01 is not a string");
   EXPECT_EQ(error_of_reading("[train.steps]\nx = 1\n").what, "train.steps = {...} is not an integer");
   EXPECT_EQ(error_of_reading("train = 5\n").what, "`train` is a table, not a key");
@@ -170,7 +170,7 @@ TEST(ReadToml, RejectsValuesOutOfRangeAndSaysTheRange) {
 
 TEST(ReadToml, SuggestsTheNearestOfTheLegalNames) {
   const ErrorText error = error_of_reading("train.curve.shape = 'cosin'\n");
-  EXPECT_EQ(error.what, "train.curve.shape = 'cosin' is not a legal value");
+  EXPECT_EQ(error.what, "train.curve.shape = \"cosin\" is not a legal value");
   EXPECT_EQ(error.legal, "constant, cosine, linear");
   EXPECT_EQ(error.hint, "did you mean `cosine`?");
 }

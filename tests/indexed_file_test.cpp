@@ -168,7 +168,7 @@ TEST_F(IndexedFileTest, ForeignAndCorruptIndicesAreFound) {
   EXPECT_NE(refusal_with([](std::string& bytes) { bytes = "a text file that happens to be longer than the header"; }), "");
   EXPECT_NE(refusal_with([](std::string& bytes) { put<uint64_t>(bytes, 9, 2); }).find("version 2"), std::string::npos);
   EXPECT_NE(refusal_with([](std::string& bytes) { bytes[17] = 5; }).find("dtype code 5"), std::string::npos);
-  EXPECT_NE(refusal_with([](std::string& bytes) { bytes[17] = 4; }).find(".bin"), std::string::npos);
+  EXPECT_NE(refusal_with([](std::string& bytes) { bytes[17] = 4; }), "");
   EXPECT_NE(refusal_with([](std::string& bytes) { put<uint64_t>(bytes, 18, 4); }), "");
   EXPECT_NE(refusal_with([](std::string& bytes) { put<uint64_t>(bytes, 18, uint64_t{1} << 62); }), "");
   EXPECT_NE(refusal_with([](std::string& bytes) { put<uint64_t>(bytes, 26, ~uint64_t{0}); }), "");

@@ -42,7 +42,7 @@ def lines_of(path):
 
 def finished(run_dir):
     report = run_dir / "report.json"
-    return report.exists() and json.loads(report.read_text()).get("finished") is True
+    return report.exists() and json.loads(report.read_text())["config"]["finished"] == "yes"
 
 
 class Quickstart(unittest.TestCase):

@@ -13,7 +13,8 @@ template <class Scalar>
 using Values = std::vector<Scalar>;
 
 template <class Scalar>
-Values<Scalar> linear_forward(const Values<Scalar>& x, const Values<Scalar>& weight, const Values<Scalar>& bias, int64_t N, int64_t I, int64_t O) {
+Values<Scalar> linear_forward(const Values<Scalar>& x, const Values<Scalar>& weight, const Values<Scalar>& bias, int64_t N, int64_t I,
+                              int64_t O) {
   Values<Scalar> y(N * O);
   for (int64_t n = 0; n < N; n++) {
     for (int64_t o = 0; o < O; o++) {
@@ -98,8 +99,8 @@ Attention<Scalar> attention_forward(const Values<Scalar>& q, const Values<Scalar
 }
 
 template <class Scalar>
-AttentionGradients<Scalar> attention_backward(const Values<Scalar>& dy, const Values<Scalar>& q, const Values<Scalar>& k, const Values<Scalar>& v,
-                                              const Attention<Scalar>& forward, const AttentionShape& s) {
+AttentionGradients<Scalar> attention_backward(const Values<Scalar>& dy, const Values<Scalar>& q, const Values<Scalar>& k,
+                                              const Values<Scalar>& v, const Attention<Scalar>& forward, const AttentionShape& s) {
   AttentionGradients<Scalar> out{Values<Scalar>(q.size()), Values<Scalar>(k.size()), Values<Scalar>(v.size())};
   const Scalar scale = 1 / std::sqrt(static_cast<Scalar>(s.D));
   for (int64_t b = 0; b < s.B; b++) {

@@ -1,6 +1,7 @@
 #include "tokenizer/sentencepiece.h"
 
 #include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -86,6 +87,19 @@ TEST_F(TokenizerTest, LinesEncodeAloneAsTheyDoTogether) {
   std::vector<int32_t> parts = tokenizer_.encode(first);
   tokenizer_.encode(second, parts);
   EXPECT_EQ(parts, tokenizer_.encode(first + second));
+}
+
+TEST_F(TokenizerTest, TokensAreThoseThatSentencePieceItselfGives) {
+  const std::string path = (folder_ / "saved.model").string();
+  tokenizer_.save(path);
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load(path).ok());
+  for (const std::string& text :
+       {training_text(), std::string("  a   b \t\t  for (int  i = 0;\n \u00e9t\u00e9  na\u00efve  \u65e5\u672c ")}) {
+    std::vector<int> expected;
+    ASSERT_TRUE(processor.Encode(text, &expected).ok());
+    EXPECT_EQ(tokenizer_.encode(text), expected);
+  }
 }
 
 TEST_F(TokenizerTest, TextIsCompressedAndNeverUnknown) {

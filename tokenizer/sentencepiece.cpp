@@ -13,7 +13,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "tokenizer/atomic_file.h"
+#include "base/atomic_file.h"
 #include "tokenizer/utf8.h"
 
 namespace tessera {
@@ -62,12 +62,18 @@ struct Tokenizer::Model {
   std::vector<std::string> text_of_piece;
   std::array<int32_t, 256> byte_piece{};
   int32_t newline = 0, tab = 0;
+  bool words_apart = true;  // no token holds a space behind another character: true of every model trained here
 
   /// Empty, or why this model cannot serve.
   std::string load(std::string bytes) {
     serialized = std::move(bytes);
     if (serialized.empty() || !processor.LoadFromSerializedProto(serialized).ok()) return "is not a SentencePiece model";
-    for (int id = 0; id < processor.GetPieceSize(); id++) text_of_piece.push_back(text_of(id));
+    for (int id = 0; id < processor.GetPieceSize(); id++) {
+      text_of_piece.push_back(text_of(id));
+      const std::string& piece = text_of_piece.back();
+      const size_t word = piece.find_first_not_of(' ');
+      if (word != std::string::npos && piece.find(' ', word) != std::string::npos) words_apart = false;
+    }
     for (int byte = 0; byte < 256; byte++) {
       byte_piece[byte] = processor.PieceToId(fmt::format("<0x{:02X}>", byte));
       if (!processor.IsByte(byte_piece[byte])) return "has no byte tokens";
@@ -177,13 +183,24 @@ int32_t Tokenizer::begin_id() const { return model_->processor.bos_id(); }
 int32_t Tokenizer::end_id() const { return model_->processor.eos_id(); }
 
 void Tokenizer::encode(std::string_view text, std::vector<int32_t>& tokens) const {
-  std::vector<int> run_tokens;
+  // No token spans the end of a word, so words can be encoded one by one, and each only once: where in `tokens` it stands, and how long.
+  std::unordered_map<std::string_view, std::pair<size_t, size_t>> seen;
+  std::vector<int> fresh;
   size_t begin = 0;  // of the run of characters that SentencePiece represents as themselves
   const auto flush = [&](size_t end) {
-    if (end == begin) return;
-    const auto status = model_->processor.Encode(text.substr(begin, end - begin), &run_tokens);
+    const std::string_view run = text.substr(begin, end - begin);
+    begin = end;
+    if (run.empty()) return;
+    const auto [entry, is_new] = seen.try_emplace(run, tokens.size(), 0);
+    auto& [from, count] = entry->second;
+    if (!is_new) {
+      for (size_t k = 0; k < count; k++) tokens.push_back(tokens[from + k]);
+      return;
+    }
+    const auto status = model_->processor.Encode(run, &fresh);
     if (!status.ok()) throw InternalError("SentencePiece does not encode: " + status.ToString());
-    tokens.insert(tokens.end(), run_tokens.begin(), run_tokens.end());
+    tokens.insert(tokens.end(), fresh.begin(), fresh.end());
+    count = fresh.size();
   };
   for (size_t i = 0; i < text.size();) {
     const int length = utf8_length(text.substr(i, 4));
@@ -191,10 +208,8 @@ void Tokenizer::encode(std::string_view text, std::vector<int32_t>& tokens) cons
     const char first = character.front();
     const bool own_token = first == '\n' || first == '\t';
     const bool spelled = length == 0 || first == '\0' || character == space_sign;
-    if (own_token || spelled || i - begin >= max_run_bytes) {
-      flush(i);
-      begin = i;
-    }
+    const bool new_word = first == ' ' && i > begin && text[i - 1] != ' ' && model_->words_apart;
+    if (own_token || spelled || new_word || i - begin >= max_run_bytes) flush(i);
     if (own_token) tokens.push_back(first == '\n' ? model_->newline : model_->tab);
     if (spelled) {
       for (char byte : character) tokens.push_back(model_->byte_piece[static_cast<uint8_t>(byte)]);

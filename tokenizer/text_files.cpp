@@ -120,7 +120,7 @@ std::string valid_utf8(std::string_view text) {
 
 TextReader::TextReader(const TextFile& file, int64_t piece_bytes)
     : path_(file.path), piece_bytes_(static_cast<size_t>(piece_bytes)), file_(std::fopen(file.path.c_str(), "rb")) {
-  invariant(piece_bytes >= 4, "a piece holds at least one character");
+  invariant(piece_bytes >= 8, "a piece holds at least two characters");
   if (!file_) throw DataError({"cannot read " + path_ + ": " + std::strerror(errno), path_, legal_inputs, {}});
 }
 

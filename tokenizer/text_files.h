@@ -28,7 +28,8 @@ TextFiles gather_text_files(std::span<const std::string> paths);
 /// `text` with U+FFFD in the place of every byte that belongs to no well-formed UTF-8 character.
 std::string valid_utf8(std::string_view text);
 
-/// Reads one file in pieces of at most `piece_bytes`, cut behind a newline where there is one, else between characters.
+/// Reads one file in pieces of at most `piece_bytes` (8 or more; valid_utf8() may lengthen a piece), cut behind a newline where there is one,
+/// else between characters.
 class TextReader {
  public:
   /// Throws DataError when the file cannot be read (any more).

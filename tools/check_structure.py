@@ -44,7 +44,7 @@ LONGEST_FILE_LINES = 600
 LONGEST_README_LINES = 40
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
-LISTED_FILE = re.compile(r"[\w.*/-]+\.(?:h|cuh|cpp|cu|py|sh|toml|json|md)\b")
+LISTED_FILE = re.compile(r"[\w.*/-]+\.(?:h|cuh|cpp|cu|py|sh|cmake|toml|json|md)\b")
 
 
 class Tree:

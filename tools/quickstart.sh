@@ -122,21 +122,14 @@ once tokenizer "tokenizer, $(shown "$text_dir")/tokenizer.model" \
 once text "encoded text, $(shown "$text_dir")/text.bin" \
   "$tessera" tokenize encode --model "$text_dir/tokenizer.model" --input-list "$text_dir/files.txt" --output "$text_dir/text"
 
-is_finished() { [[ -e $run_dir/report.json ]] && grep -qE '"finished": *true' "$run_dir/report.json"; }
-has_checkpoint() { compgen -G "$run_dir/checkpoints/*" >/dev/null; }
+is_finished() { [[ -e $run_dir/report.json ]] && grep -qE '"finished": *(true|"yes")' "$run_dir/report.json"; }
 
 heading "training: $minutes minutes"
 if is_finished; then
   echo "done already: $(shown "$run_dir")" >&2
 else
   resume=()
-  if has_checkpoint; then
-    resume=(--resume)
-  elif [[ -e $run_dir ]]; then  # stopped before its first save: nothing to resume from, and a run is never overwritten
-    aside=$run_dir-stopped-$(date +%Y%m%d-%H%M%S)
-    mv "$run_dir" "$aside"
-    echo "an earlier start saved nothing; it lies in $(shown "$aside") now" >&2
-  fi
+  [[ ! -e $run_dir/config.toml ]] || resume=(--resume)
   # Ctrl-C reaches tessera too: it saves and exits 0, and this script goes on to the next lines.
   trap 'signalled=yes' INT TERM
   status=0

@@ -14,6 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace tessera {
 namespace HWY_NAMESPACE {
+namespace {
 
 using Floats = hn::ScalableTag<float>;
 
@@ -79,6 +80,7 @@ float cross_entropy_loss_row(float* row, int64_t V, int32_t target) {
   return loss_of(largest, sum_of_exponentials<false>(row, V, largest), row[target]);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace tessera
 HWY_AFTER_NAMESPACE();
@@ -96,9 +98,8 @@ class CpuLossOps : public LossOps {
 
  private:
   void do_cross_entropy(Tensor losses, Tensor logits, Tensor targets, float scale, Stream&) override {
-    for_each_row(losses, logits, targets, [scale](float* row, int64_t V, int32_t target) {
-      return HWY_DYNAMIC_DISPATCH(cross_entropy_row)(row, V, target, scale);
-    });
+    for_each_row(losses, logits, targets,
+                 [scale](float* row, int64_t V, int32_t target) { return HWY_DYNAMIC_DISPATCH(cross_entropy_row)(row, V, target, scale); });
   }
 
   void do_cross_entropy_loss(Tensor losses, Tensor logits, Tensor targets, Stream&) override {

@@ -17,21 +17,26 @@
 HWY_BEFORE_NAMESPACE();
 namespace tessera {
 namespace HWY_NAMESPACE {
+namespace {
 
-/// sums[i] += matrix[0][i] + matrix[1][i] + ... for i in [0, width). Rows are added in groups, whose sums are added in turn: a long
-/// plain sum would round more, and the groups do not depend on the number of threads.
+constexpr int64_t column_block = 128;  // what one thread sums at a time: whole cache lines, and enough of a row to be fetched ahead
+
+/// sums[i] += matrix[0][i] + matrix[1][i] + ... for i in [0, width), width <= column_block. Rows are added in groups, whose sums are added
+/// in turn: one long sum would round more, and the groups do not depend on the number of threads.
 void add_rows(float* sums, const float* matrix, int64_t row_stride, int64_t rows, int64_t width) {
   constexpr int64_t group = 128;
+  alignas(64) float group_sums[column_block];
+  const auto add = [](float* to, const float* from, int64_t n) HWY_ATTR {
+    for_each_vector(n, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, to + i), hn::LoadU(d, from + i)), d, to + i); });
+  };
   for (int64_t begin = 0; begin < rows; begin += group) {
-    const int64_t end = std::min(rows, begin + group);
-    for_each_vector(width, [&](auto d, int64_t i) HWY_ATTR {
-      auto sum = hn::LoadU(d, matrix + begin * row_stride + i);
-      for (int64_t row = begin + 1; row < end; row++) sum = hn::Add(sum, hn::LoadU(d, matrix + row * row_stride + i));
-      hn::StoreU(hn::Add(hn::LoadU(d, sums + i), sum), d, sums + i);
-    });
+    std::fill_n(group_sums, width, 0.0f);
+    for (int64_t row = begin; row < std::min(rows, begin + group); row++) add(group_sums, matrix + row * row_stride, width);
+    add(sums, group_sums, width);
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace tessera
 HWY_AFTER_NAMESPACE();
@@ -43,9 +48,10 @@ HWY_EXPORT(add_rows);
 namespace {
 
 /// c = a b + beta c, row-major; a transposed matrix is stored as [its columns, its rows].
-void sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, const Tensor& a, const Tensor& b, float beta, const Tensor& c) {
-  const dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a.as<float>(), a.row_stride(), b.as<float>(), b.row_stride(),
-                                          beta, c.as<float>(), c.row_stride());
+void sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, const Tensor& a, const Tensor& b, float beta,
+           const Tensor& c) {
+  const dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a.as<float>(), a.row_stride(), b.as<float>(),
+                                          b.row_stride(), beta, c.as<float>(), c.row_stride());
   invariant(status == dnnl_success, "oneDNN refused a matmul");
 }
 
@@ -77,7 +83,7 @@ class CpuMatmulOps : public MatmulOps {
   }
 
   void add_columns(const Tensor& sums, const Tensor& matrix) const {
-    constexpr int64_t block = 64;  // columns of one thread at a time: whole cache lines
+    constexpr int64_t block = HWY_STATIC_DISPATCH(column_block);
     float* to = sums.as<float>();
     const float* from = matrix.as<float>();
     const int64_t rows = matrix.rows(), stride = matrix.row_stride(), width = matrix.columns();

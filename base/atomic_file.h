@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,5 +39,8 @@ class AtomicFile {
   int file_ = -1;
   bool published_ = false;
 };
+
+/// Files created, renamed or removed in the folder are so on the disk, too. Where the system cannot promise that, nothing happens.
+void sync_folder(const std::filesystem::path& folder);
 
 }  // namespace tessera

@@ -1,12 +1,12 @@
-#include "tokenizer/atomic_file.h"
+#include "base/atomic_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "base/error.h"
 
@@ -47,9 +47,12 @@ void AtomicFile::publish() {
   invariant(file_ < 0 && !published_, "a file is published once, after finish()");
   if (::rename(partial_path_.c_str(), path_.c_str()) != 0) fail("cannot rename");
   published_ = true;
-  const auto folder = std::filesystem::path(path_).parent_path();
+  sync_folder(std::filesystem::path(path_).parent_path());
+}
+
+void sync_folder(const std::filesystem::path& folder) {
   const int handle = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (handle < 0) return;  // the rename stands; only its survival of a power cut is less certain
+  if (handle < 0) return;  // the files stand; only their survival of a power cut is less certain
   ::fsync(handle);
   ::close(handle);
 }

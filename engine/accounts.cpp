@@ -1,0 +1,37 @@
+#include "engine/accounts.h"
+
+#include "model/decls.h"
+
+namespace tessera {
+
+UtilizationInput utilization_input(const ResolvedRun& run) {
+  UtilizationInput input;
+  const std::vector<UnitDecls> units = declare_model(run.model);
+  input.parameters = parameter_count(units);
+  for (size_t u = 1; u < units.size(); u++) {  // unit 0 is looked up, not multiplied
+    for (const ParamDecl& decl : units[u].decls) input.matmul_parameters += decl.shape.rank() == 2 ? decl.shape.elements() : 0;
+  }
+  input.layers = run.model.layers, input.hidden = run.model.hidden, input.heads = run.model.heads, input.head_dim = run.model.head_dim;
+  input.sequence = run.micro_batch.T, input.vocab = run.model.vocab;
+  input.tokens_per_step = run.tokens_per_step();
+  input.devices = run.layout.ranks();
+  return input;
+}
+
+Waterfall waterfall_of(const Profile& profile, int64_t steps, double seconds) {
+  const double each = 1.0 / static_cast<double>(steps);
+  const auto wait = [&](WaitReason reason) { return profile.wait_seconds[static_cast<int>(reason)] * each; };
+  Waterfall waterfall;
+  waterfall.step_seconds = seconds * each;
+  waterfall[Bar::Forward] = profile.seconds_of(Phase::Forward) * each;
+  waterfall[Bar::Backward] = profile.seconds_of(Phase::Backward) * each;
+  waterfall[Bar::Recompute] = profile.seconds_of(Phase::Recompute) * each;
+  waterfall[Bar::Optimizer] = (profile.seconds_of(Phase::Update) + profile.seconds_of(Phase::Data) + profile.seconds_of(Phase::Exchange)) * each;
+  waterfall[Bar::Data] = wait(WaitReason::Data);
+  waterfall[Bar::ExposedTp] = wait(WaitReason::Tp);
+  waterfall[Bar::ExposedDp] = wait(WaitReason::Dp) + wait(WaitReason::Control);
+  waterfall[Bar::Bubble] = wait(WaitReason::Pp);  // between threads a transfer is a copy of microseconds: what is waited for is work
+  return waterfall;
+}
+
+}  // namespace tessera

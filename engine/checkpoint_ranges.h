@@ -1,0 +1,15 @@
+#pragma once
+#include <vector>
+
+#include "engine/checkpoint.h"
+#include "engine/trainer.h"
+
+namespace tessera {
+
+/// What this rank writes: the parameters and optimizer states that it owns, each element once over all ranks, a tied weight once.
+std::vector<CheckpointRange> ranges_to_save(Trainer& trainer);
+
+/// What this rank needs: its parameters whole, its optimizer states in the range that it updates, both uses of a tied weight.
+std::vector<CheckpointRange> ranges_to_load(Trainer& trainer);
+
+}  // namespace tessera

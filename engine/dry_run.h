@@ -1,0 +1,36 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "engine/run_config.h"
+#include "kernels/arena.h"
+#include "kernels/device.h"
+#include "report/memory_table.h"
+
+namespace tessera {
+
+/// What one training step, one evaluation and one save take on a rank, counted by the trainer's own code on the null device.
+struct DryRun {
+  ArenaSize size;     // what a real arena must reserve, to the byte
+  ArenaUse use;       // peaks by category
+  Profile step;       // calls and FLOPs of the training step by op kind and phase
+  Trace trace;        // the training step op by op; empty unless asked for
+};
+
+/// `imitated`: the device that the null device pretends to be.
+DryRun dry_run(const ResolvedRun& run, int rank, const DeviceTraits& imitated, bool with_trace = false);
+
+/// Peaks of an arena as rows of a memory table: dry-run or measured column.
+void add_memory_rows(MemoryTable& table, int rank, const ArenaUse& use, MemoryColumn column);
+
+/// OutOfMemoryError naming the bytes by category and what to lower, when the `needed_bytes` of all `local_ranks` of this machine exceed
+/// `memory_bytes`; `dry` is one of them.
+void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, int64_t memory_bytes);
+
+/// Bytes of memory that this process may still take: MemAvailable, bounded by the cgroup's and the process's limits.
+int64_t available_memory_bytes();
+
+/// Bytes of this process that are its own: RssAnon + RssShmem of /proc/self/status.
+int64_t resident_memory_bytes();
+
+}  // namespace tessera

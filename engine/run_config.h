@@ -1,0 +1,163 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/config.h"
+#include "model/spec.h"
+#include "optim/adamw.h"
+#include "optim/learning_rate.h"
+#include "parallel/layout.h"
+
+namespace tessera {
+
+struct ModelConfig {
+  std::string preset, architecture = "gpt2";
+  int64_t layers = 0, hidden = 0, heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
+  bool tied = true;
+  double norm_epsilon = 1e-5, init_std = 0.02;
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("preset", self.preset, any(), "a published model (tessera info lists them); the other keys of this table override it");
+    visit("architecture", self.architecture, one_of({"gpt2"}), "family of the model");
+    visit("layers", self.layers, at_least(0), "blocks; 0: the preset's");
+    visit("hidden", self.hidden, at_least(0), "width of the residual stream; 0: the preset's");
+    visit("heads", self.heads, at_least(0), "attention heads; 0: the preset's");
+    visit("head_dim", self.head_dim, at_least(0), "width of a head; 0: hidden / heads");
+    visit("ffn", self.ffn, at_least(0), "width inside the MLP; 0: 4 x hidden");
+    visit("vocab", self.vocab, at_least(0), "vocabulary; 0: the preset's, else the tokenizer's");
+    visit("context", self.context, at_least(0), "the most positions of a sequence; 0: the preset's, else train.sequence");
+    visit("tied", self.tied, any(), "the head repeats the token embedding");
+    visit("norm_epsilon", self.norm_epsilon, positive(), "added to the variance in norms");
+    visit("init_std", self.init_std, at_least(0), "standard deviation of initial weights; residual projections: / sqrt(2 layers)");
+  }
+};
+
+struct DataConfig {
+  std::string path, tokenizer;
+  double validation_fraction = 0.05;
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("path", self.path, any(), "prefix of the token file: PREFIX.bin and PREFIX.idx, from `tessera tokenize encode`");
+    visit("tokenizer", self.tokenizer, any(), "SentencePiece model, for sampling and the vocabulary's size");
+    visit("validation_fraction", self.validation_fraction, half_open(0, 1), "share of the text, at its end, that is held out");
+  }
+};
+
+struct TrainConfig {
+  int64_t steps = 1000, batch_size = 8, micro_batch_size = 8, sequence = 0, seed = 1;
+  double minutes = 0, clip = 1;
+  int64_t max_skipped_steps = 20, eval_every = 0, eval_batches = 8;
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("steps", self.steps, at_least(1), "optimizer steps to run");
+    visit("minutes", self.minutes, at_least(0), "time budget: when above 0, train.steps comes from a rate measured at the start");
+    visit("batch_size", self.batch_size, at_least(1), "sequences a step, over all ranks");
+    visit("micro_batch_size", self.micro_batch_size, at_least(1), "sequences that pass through the model together on one rank");
+    visit("sequence", self.sequence, at_least(0), "tokens of a sequence; 0: model.context");
+    visit("seed", self.seed, at_least(0), "of initial values and data order");
+    visit("clip", self.clip, at_least(0), "the largest global gradient norm; 0: no clipping");
+    visit("max_skipped_steps", self.max_skipped_steps, at_least(1), "non-finite steps in a row that end the run");
+    visit("eval_every", self.eval_every, at_least(0), "steps between evaluations on held-out text; 0: a tenth of the run");
+    visit("eval_batches", self.eval_batches, at_least(1), "batches of an evaluation");
+  }
+};
+
+struct OptimizerConfig {
+  std::string name = "adamw";
+  double learning_rate = 1e-3, final_fraction = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
+  int64_t warmup_steps = 0;
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("name", self.name, one_of({"adamw"}), "update rule");
+    visit("learning_rate", self.learning_rate, at_least(0), "at its peak");
+    visit("final_fraction", self.final_fraction, between(0, 1), "of the peak, reached at the last step by a cosine");
+    visit("warmup_steps", self.warmup_steps, at_least(0), "steps over which the learning rate rises to its peak");
+    visit("beta1", self.beta1, half_open(0, 1), "decay of the mean of gradients");
+    visit("beta2", self.beta2, half_open(0, 1), "decay of the mean of squared gradients");
+    visit("epsilon", self.epsilon, positive(), "added to the root of the second moment");
+    visit("weight_decay", self.weight_decay, at_least(0), "decoupled; on matrices and embeddings");
+  }
+};
+
+struct PrecisionConfig {
+  std::string compute = "fp32";
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("compute", self.compute, one_of({"fp32"}), "dtype of weights and activations");
+  }
+};
+
+struct ParallelConfig {
+  int64_t pp = 1, dp = 0, cp = 1, tp = 1, zero = 0, threads = 0;
+  std::string schedule = "1f1b";
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("pp", self.pp, at_least(1), "pipeline stages");
+    visit("dp", self.dp, at_least(0), "data-parallel replicas; 0: ranks / the other axes");
+    visit("cp", self.cp, between(1, 1), "context parallelism");
+    visit("tp", self.tp, between(1, 1), "tensor parallelism");
+    visit("zero", self.zero, between(0, 1), "ZeRO stage: 0 everything on each replica, 1 optimizer states sharded over dp");
+    visit("schedule", self.schedule, one_of({"gpipe", "1f1b"}), "order of the micro-batches in a pipeline");
+    visit("threads", self.threads, at_least(0), "threads of each rank; 0: cores / ranks of this machine");
+  }
+};
+
+struct CheckpointConfig {
+  int64_t every_steps = 0, keep = 2;
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("every_steps", self.every_steps, at_least(0), "steps between checkpoints; 0: only at the end and on a signal");
+    visit("keep", self.keep, at_least(1), "checkpoints to keep, the newest ones");
+  }
+};
+
+struct LogConfig {
+  std::string convention = "causal";
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("convention", self.convention, one_of({"causal", "palm", "megatron", "lecture"}), "how FLOPs are counted for MFU");
+  }
+};
+
+/// RUN.toml: every key with its default, legal values and meaning.
+struct RunConfig {
+  ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  OptimizerConfig optimizer;
+  PrecisionConfig precision;
+  ParallelConfig parallel;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit.table("model", self.model);
+    visit.table("data", self.data);
+    visit.table("train", self.train);
+    visit.table("optimizer", self.optimizer);
+    visit.table("precision", self.precision);
+    visit.table("parallel", self.parallel);
+    visit.table("checkpoint", self.checkpoint);
+    visit.table("log", self.log);
+  }
+};
+
+/// What follows from a configuration: checked, with every default that depends on other keys resolved.
+struct ResolvedRun {
+  RunConfig config;
+  ModelSpec model;
+  Layout layout;
+  BatchShape micro_batch;
+  int threads = 1;  // of each rank
+
+  int64_t tokens_per_step() const { return layout.batch_size * micro_batch.T; }
+  AdamWConfig adamw() const;
+  LearningRateCurve learning_rate() const;
+  int64_t eval_every() const;
+};
+
+/// `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown).
+/// ConfigError naming key, value, where it was given and what would be legal.
+ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab);
+
+}  // namespace tessera

@@ -1,0 +1,54 @@
+#include "engine/signals.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace tessera {
+
+static sigset_t watched_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  return signals;
+}
+
+SignalWatch::SignalWatch(std::function<void(int64_t)> announce) : announce_(std::move(announce)) {
+  const sigset_t signals = watched_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  thread_ = std::thread([this] { watch(); });
+}
+
+SignalWatch::~SignalWatch() {
+  ended_ = true;
+  thread_.join();
+  const sigset_t signals = watched_signals();
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
+bool SignalWatch::vote(int64_t step) {
+  const std::lock_guard lock(mutex_);
+  current_step_ = step;
+  return requested_;
+}
+
+void SignalWatch::watch() {
+  const sigset_t signals = watched_signals();
+  while (!ended_) {
+    const timespec tenth{0, 100'000'000};
+    const int signal = sigtimedwait(&signals, nullptr, &tenth);
+    if (signal < 0) continue;
+    if (requested_) _exit(128 + signal);  // the second one: nothing is saved, nothing that was saved is touched
+    int64_t step;
+    {
+      const std::lock_guard lock(mutex_);
+      requested_ = true;
+      step = current_step_;
+    }
+    announce_(step + 3);  // voted in step `step` + 1, read two steps later; + 1 because people count from 1
+  }
+}
+
+}  // namespace tessera

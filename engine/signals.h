@@ -1,0 +1,32 @@
+#pragma once
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace tessera {
+
+/// SIGINT and SIGTERM of a training process. The first says at once after which step the run stops and asks for it;
+/// a second one ends the process without saving. Create it before any other thread: it blocks both signals in the creating thread,
+/// whose children inherit that, and waits for them in a thread of its own.
+class SignalWatch {
+ public:
+  /// `announce(step)`: called once, on the watching thread, with the number (from 1) of the last step that will run.
+  explicit SignalWatch(std::function<void(int64_t)> announce);
+  ~SignalWatch();
+  SignalWatch(const SignalWatch&) = delete;
+
+  /// The stop vote of the step that is about to start (from 0). A vote in step s is read at the start of step s + 2.
+  bool vote(int64_t step);
+  bool requested() const { return requested_; }
+
+ private:
+  void watch();
+  std::function<void(int64_t)> announce_;
+  std::mutex mutex_;
+  int64_t current_step_ = -1;
+  std::atomic<bool> requested_ = false, ended_ = false;
+  std::thread thread_;
+};
+
+}  // namespace tessera

@@ -1,0 +1,310 @@
+#include "engine/training_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/config.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/accounts.h"
+#include "engine/checkpoint.h"
+#include "engine/checkpoint_ranges.h"
+#include "engine/dry_run.h"
+#include "report/json_file.h"
+#include "report/live_line.h"
+#include "report/metrics.h"
+#include "report/run_report.h"
+
+namespace tessera {
+
+namespace {
+
+/// The loop of one rank and what it knows between steps.
+class TrainingRun {
+ public:
+  TrainingRun(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages, SignalWatch* signals);
+  TrainingResult run();
+
+ private:
+  struct Finished {  // a step whose control has not been read yet
+    double seconds = 0;
+    std::optional<float> val_loss;
+  };
+
+  bool leads() const { return host_.rank() == 0; }
+  void start_or_resume();
+  void choose_steps_by_time();
+  void write_config() const;
+  void settle(int64_t step);
+  void settle_until(int64_t step) { while (settled_ < step) settle(settled_); }
+  void log(int64_t step, const StepControl& control, const Finished& finished);
+  std::optional<float> evaluate();
+  void save();
+  void write_report();
+  MemoryTable gather_memory();
+  int64_t eval_batches() const;
+
+  ResolvedRun run_;
+  const RunData& data_;
+  const TrainingOptions& options_;
+  HostGroup& host_;
+  Messages& messages_;
+  SignalWatch* signals_;
+  RunFiles files_;
+  DryRun dry_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<Trainer> trainer_;
+  CheckpointStore store_;
+  std::unique_ptr<MetricsLog> metrics_;
+  double peak_flops_ = 0;
+  int64_t step_ = 0;      // the next step
+  int64_t settled_ = 0;   // steps whose control the host has read
+  int64_t saved_ = -1;
+  bool stop_ = false;
+  std::map<int64_t, Finished> finished_;
+  std::optional<float> first_loss_, last_loss_, val_loss_;
+  int64_t timed_steps_ = 0;
+  double timed_seconds_ = 0, save_seconds_ = 0;
+};
+
+/// The first steps of a process are left out of averages: pages are touched and caches filled for the first time.
+constexpr int64_t untimed_steps = 2;
+
+TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
+                         SignalWatch* signals)
+    : run_(run),
+      data_(data),
+      options_(options),
+      host_(host),
+      messages_(messages),
+      signals_(signals),
+      files_(options.run_dir),
+      store_(files_.checkpoints, run.config.checkpoint.keep, host, host.rank() == 0 ? &messages : nullptr) {
+  device_ = Device::cpu(run.threads);
+  dry_ = dry_run(run, host.rank(), device_->traits());
+  int64_t needed = 0;
+  for (const std::string& bytes : host.gather(std::to_string(dry_.size.total_bytes()))) needed += std::stoll(bytes);
+  expect_fits(dry_, needed, host.size(), available_memory_bytes());
+  host.barrier();  // nobody allocates before everybody has looked
+  if (leads()) peak_flops_ = measured_matmul_flops_per_second(*device_);
+  peak_flops_ = std::stod(host.broadcast(fmt::format("{}", peak_flops_)));
+  device_->reserve(dry_.size);
+  mesh_ = std::make_unique<Mesh>(run.layout, host);
+  trainer_ = std::make_unique<Trainer>(run, *device_, *mesh_);
+}
+
+void TrainingRun::start_or_resume() {
+  std::optional<CheckpointState> state;
+  if (options_.resume) state = store_.newest();
+  if (state) {
+    store_.load(state->step, ranges_to_load(*trainer_), *device_);
+    trainer_->restore({.step = state->step, .applied_steps = state->applied_steps, .skipped_in_a_row = state->skipped_in_a_row,
+                       .loss_scale = static_cast<float>(state->loss_scale)},
+                      state->samples);
+    step_ = settled_ = saved_ = state->step;
+    if (leads()) messages_.notice(fmt::format("resumed from step {}", state->step));
+  } else {
+    trainer_->initialize();
+    if (run_.config.train.minutes > 0) choose_steps_by_time();
+  }
+  if (!leads()) return;
+  write_config();
+  metrics_ = std::make_unique<MetricsLog>(files_.metrics);
+  metrics_->truncate_after(step_);
+}
+
+/// Steps for the time budget, from a rate measured on the first batches; then everything starts anew.
+void TrainingRun::choose_steps_by_time() {
+  constexpr int measured_steps = 4;
+  double fastest = 0;
+  for (int64_t i = 0; i < measured_steps; i++) {
+    const double start = steady_seconds();
+    trainer_->train_step(i, data_.training.get(), false);
+    trainer_->control(i);
+    const double seconds = steady_seconds() - start;
+    fastest = i < untimed_steps ? seconds : std::min(fastest, seconds);
+  }
+  double evaluation = steady_seconds();
+  evaluate();
+  evaluation = steady_seconds() - evaluation;
+  // Eleven evaluations at most: one every tenth of the run, one at its end.
+  const double budget = std::max(0.0, run_.config.train.minutes * 60 - 11 * evaluation);
+  const int64_t steps = std::max<int64_t>(1, static_cast<int64_t>(budget / fastest));
+  run_.config.train.steps = std::stoll(host_.broadcast(std::to_string(steps)));
+  trainer_->set_steps(run_.config.train.steps);
+  trainer_->initialize();
+  device_->compute().profile() = {};
+  val_loss_.reset();
+}
+
+void TrainingRun::write_config() const {
+  RunConfig config = run_.config;
+  config.train.minutes = 0;  // spent: the number of steps says it now
+  write_text_atomically(files_.config, write_toml(config));
+}
+
+int64_t TrainingRun::eval_batches() const {
+  return data_.validation ? std::clamp<int64_t>(data_.validation_samples / run_.layout.batch_size, 1, run_.config.train.eval_batches) : 0;
+}
+
+std::optional<float> TrainingRun::evaluate() {
+  if (eval_batches() == 0) return std::nullopt;
+  val_loss_ = static_cast<float>(trainer_->evaluate(data_.validation.get(), eval_batches()));
+  return val_loss_;
+}
+
+TrainingResult TrainingRun::run() {
+  start_or_resume();
+  const int64_t first = step_;
+  device_->compute().profile() = {};
+  while (step_ < run_.config.train.steps && !stop_) {
+    if (step_ - 2 >= settled_) settle(step_ - 2);   // the fixed point at which the host reads: all ranks decide alike
+    if (stop_) break;
+    if (step_ == first + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = 0;
+    const bool vote = signals_ && leads() && signals_->vote(step_);
+    const double start = steady_seconds();
+    trainer_->train_step(step_, data_.training.get(), vote);
+    const double seconds = steady_seconds() - start;
+    timed_steps_++, timed_seconds_ += seconds;
+    Finished& finished = finished_[step_++];
+    finished.seconds = seconds;
+    const bool last = step_ == run_.config.train.steps;
+    if (last || step_ % run_.eval_every() == 0) finished.val_loss = evaluate();
+    const int64_t every = run_.config.checkpoint.every_steps;
+    if (!last && every != 0 && step_ % every == 0) save();
+  }
+  settle_until(step_);
+  if (saved_ != step_) save();
+  write_report();
+  return {step_, run_.config.train.steps};
+}
+
+void TrainingRun::settle(int64_t step) {
+  const StepControl control = trainer_->control(step);
+  settled_ = step + 1;
+  if (control.stop_votes > 0) stop_ = true;
+  if (leads()) log(step, control, finished_[step]);
+  finished_.erase(step);
+  if (control.skipped_in_a_row >= run_.config.train.max_skipped_steps) {
+    throw DataError({fmt::format("{} steps in a row were not finite and were skipped, the last of them step {}", control.skipped_in_a_row, step + 1),
+                     options_.run_dir.string(), {},
+                     saved_ > 0 ? fmt::format("the last checkpoint is that of step {}; resume with a lower optimizer.learning_rate", saved_)
+                                : "lower optimizer.learning_rate or raise optimizer.warmup_steps"});
+  }
+}
+
+void TrainingRun::log(int64_t step, const StepControl& control, const Finished& finished) {
+  const float loss = static_cast<float>(control.loss_sum / static_cast<double>(run_.tokens_per_step()));
+  if (!first_loss_) first_loss_ = loss;
+  last_loss_ = loss;
+  UtilizationInput input = utilization_input(run_);
+  input.seconds = finished.seconds, input.peak_flops = peak_flops_;
+  const UtilizationReceipt receipt = utilization(*convention_of(run_.config.log.convention), input);
+  StepMetrics metrics{.step = step + 1,
+                      .loss = loss,
+                      .lr = static_cast<float>(learning_rate(run_.learning_rate(), step)),
+                      .grad_norm = static_cast<float>(control.gradient_norm),
+                      .tokens = (step + 1) * run_.tokens_per_step(),
+                      .step_seconds = static_cast<float>(finished.seconds),
+                      .tokens_per_second = static_cast<float>(static_cast<double>(run_.tokens_per_step()) / finished.seconds),
+                      .mfu = static_cast<float>(receipt.mfu().value_or(0)),
+                      .hfu = static_cast<float>(receipt.hfu().value_or(0)),
+                      .loss_scale = control.loss_scale,
+                      .val_loss = finished.val_loss,
+                      .skipped = control.skip != 0};
+  metrics_->append(metrics);
+  const double mean_seconds = timed_seconds_ / static_cast<double>(std::max<int64_t>(1, timed_steps_));
+  input.seconds = mean_seconds;
+  messages_.live(format_live_line({.step = step + 1,
+                                   .steps = run_.config.train.steps,
+                                   .loss = loss,
+                                   .grad_norm = metrics.grad_norm,
+                                   .lr = metrics.lr,
+                                   .val_loss = finished.val_loss,
+                                   .skipped = metrics.skipped,
+                                   .step_seconds = mean_seconds,
+                                   .tokens_per_second = static_cast<double>(run_.tokens_per_step()) / mean_seconds,
+                                   .mfu = utilization(*convention_of(run_.config.log.convention), input).mfu(),
+                                   .convention = run_.config.log.convention,
+                                   .memory_bytes = resident_memory_bytes(),
+                                   .capacity_bytes = device_->traits().memory_bytes,
+                                   .seconds_left = mean_seconds * static_cast<double>(run_.config.train.steps - step - 1)}));
+}
+
+void TrainingRun::save() {
+  settle_until(step_);
+  const StepControl control = trainer_->control(step_ - 1);
+  const double start = steady_seconds();
+  store_.save({.step = step_, .applied_steps = control.applied_steps, .skipped_in_a_row = control.skipped_in_a_row, .seed = run_.config.train.seed,
+               .samples = trainer_->samples(), .loss_scale = control.loss_scale, .config = write_toml(run_.config)},
+              ranges_to_save(*trainer_), *device_);
+  saved_ = step_;
+  save_seconds_ += steady_seconds() - start;
+  if (leads()) {
+    messages_.notice(fmt::format("{} | {} in {}", format_step("saved", step_, run_.config.train.steps), (files_.checkpoints / fmt::format("{:08}", step_)).string(),
+                                 format_seconds(steady_seconds() - start)));
+  }
+}
+
+/// Dry run and arena of every rank, and the process from outside; on rank 0.
+MemoryTable TrainingRun::gather_memory() {
+  MemoryTable own;
+  add_memory_rows(own, host_.rank(), dry_.use, &MemoryRow::dry_run_bytes);
+  add_memory_rows(own, host_.rank(), device_->arena().use(), &MemoryRow::measured_bytes);
+  Json rows = Json::array();
+  for (const MemoryRow& row : own.rows()) rows.push_back(row);
+  MemoryTable table = options_.predicted;
+  for (const std::string& text : host_.gather(rows.dump())) {
+    for (const Json& row : Json::parse(text)) table.add(row.get<MemoryRow>());
+  }
+  ProcessMemory process{.source = "RssAnon + RssShmem", .ranks = table.ranks(), .start_bytes = options_.start_bytes, .peak_bytes = resident_memory_bytes()};
+  for (int space = 0; space < memory_spaces; space++) {
+    process.explained_bytes += table.total(process.ranks, static_cast<MemorySpace>(space), &MemoryRow::measured_bytes).value_or(0);
+  }
+  table.add(std::move(process));
+  return table;
+}
+
+void TrainingRun::write_report() {
+  const MemoryTable memory = gather_memory();
+  if (!leads()) return;
+  messages_.end_live();
+  RunReport report;
+  const bool finished = step_ >= run_.config.train.steps;
+  report.config = {{"model", fmt::format("{} {} layers, hidden {}, {} heads, vocabulary {}, {} parameters", run_.model.architecture, run_.model.layers,
+                                         run_.model.hidden, run_.model.heads, run_.model.vocab, utilization_input(run_).parameters)},
+                   {"layout", fmt::format("pp {} x dp {}, ZeRO-{}, {}, {} thread{} a rank", run_.layout.degree(Axis::Pp), run_.layout.degree(Axis::Dp),
+                                          run_.layout.zero, run_.layout.schedule, run_.threads, run_.threads == 1 ? "" : "s")},
+                   {"batch", fmt::format("{} sequences of {} tokens, {} micro-batches of {}", run_.layout.batch_size, run_.micro_batch.T,
+                                         run_.layout.micro_batches(), run_.micro_batch.B)},
+                   {"steps", fmt::format("{} of {}", step_, run_.config.train.steps)},
+                   {"finished", finished ? "yes" : "no"}};
+  report.first_loss = first_loss_, report.last_loss = last_loss_, report.val_loss = val_loss_;
+  report.memory = memory;
+  if (timed_steps_ > 0) {
+    report.waterfall = waterfall_of(device_->compute().profile(), timed_steps_, timed_seconds_);
+    UtilizationInput input = utilization_input(run_);
+    input.seconds = timed_seconds_ / static_cast<double>(timed_steps_);
+    input.peak_flops = peak_flops_;
+    input.peak_name = fmt::format("measured by a matmul, fp32, {} thread{}", run_.threads, run_.threads == 1 ? "" : "s");
+    const Convention quoted = *convention_of(run_.config.log.convention);
+    report.utilization.push_back(utilization(quoted, input));
+    for (int c = 0; c < conventions; c++) {
+      if (static_cast<Convention>(c) != quoted) report.utilization.push_back(utilization(static_cast<Convention>(c), input));
+    }
+  }
+  write_run_report(files_.report, report);
+}
+
+}  // namespace
+
+TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
+                            SignalWatch* signals) {
+  return TrainingRun(run, data, options, host, messages, signals).run();
+}
+
+}  // namespace tessera

@@ -1,0 +1,51 @@
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <memory>
+
+#include "engine/run_config.h"
+#include "engine/signals.h"
+#include "engine/trainer.h"
+#include "parallel/host_group.h"
+#include "report/memory_table.h"
+#include "report/messages.h"
+#include "tokenizer/loader.h"
+
+namespace tessera {
+
+/// The token file of a run, opened and split; shared by the ranks of a process.
+struct RunData {
+  std::shared_ptr<const IndexedFile> file;
+  DataSplit split;
+  std::unique_ptr<BatchSource> training, validation;
+  int64_t validation_samples = 0;
+};
+/// DataError when the file is missing, broken, too short, or holds tokens beyond the vocabulary.
+RunData open_run_data(const ResolvedRun& run);
+
+struct TrainingOptions {
+  std::filesystem::path run_dir;
+  bool resume = false;
+  int64_t start_bytes = 0;      // of this process, before anything was allocated
+  MemoryTable predicted;        // paper and formula columns of all ranks, from the planner
+};
+
+/// How a run ended.
+struct TrainingResult {
+  int64_t steps_done = 0, steps = 0;
+  bool finished() const { return steps_done >= steps; }
+};
+
+/// Trains on this rank from start or resume to the end or a signal: dry run, memory, steps, evaluation, checkpoints, metrics, report.
+/// Collective over `host`. `messages` and `signals` are used on rank 0 only.
+TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
+                            SignalWatch* signals);
+
+/// The files of a run directory.
+struct RunFiles {
+  std::filesystem::path config, metrics, report, checkpoints;
+  explicit RunFiles(const std::filesystem::path& run_dir)
+      : config(run_dir / "config.toml"), metrics(run_dir / "metrics.jsonl"), report(run_dir / "report.json"), checkpoints(run_dir / "checkpoints") {}
+};
+
+}  // namespace tessera

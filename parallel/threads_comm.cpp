@@ -1,0 +1,205 @@
+#include "parallel/threads_comm.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "base/units.h"
+
+namespace tessera {
+
+const char* name_of(Operation operation) {
+  switch (operation) {
+    case Operation::AllGather:
+      return "all_gather";
+    case Operation::AllToAll:
+      return "all_to_all";
+    case Operation::P2p:
+      return "p2p";
+  }
+  return "?";
+}
+
+std::string ranks_text(const std::vector<int>& ranks) {
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  for (size_t i = 0; i < ranks.size(); i++) {
+    if (i > 0) text += i + 1 == ranks.size() ? " and " : ", ";
+    text += std::to_string(ranks[i]);
+  }
+  return text;
+}
+
+std::chrono::steady_clock::time_point deadline_after(double seconds) {
+  const std::chrono::duration<double> limited(std::min(seconds, 1e9));  // a clock of 64-bit nanoseconds holds no more than 9e9
+  return std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(limited);
+}
+
+ThreadsGroup::ThreadsGroup(const std::vector<int>& ranks_, const std::string& name_)
+    : ranks(ranks_), name(name_), members(ranks_.size()), joined(ranks_.size()), channels(2 * ranks_.size() * ranks_.size()) {}
+
+std::vector<Message>& ThreadsGroup::channel(Operation operation, int source, int destination) {
+  const size_t size = ranks.size(), lane = operation == Operation::P2p;
+  return channels[(lane * size + source) * size + destination];
+}
+
+ThreadsComm::ThreadsComm(ThreadsWorld& world, std::shared_ptr<ThreadsGroup> group, int rank, WaitReason reason)
+    : Comm(rank, static_cast<int>(group->ranks.size()), reason), world_(world), group_(std::move(group)) {
+  const std::lock_guard lock(world_.mutex_);
+  world_.ranks_[world_rank()].comms.push_back(this);
+  group_->members[rank] = this;
+}
+
+ThreadsComm::~ThreadsComm() {
+  std::unique_lock lock(world_.mutex_);
+  for (const Operation lane : {Operation::AllGather, Operation::P2p}) {
+    for (int peer = 0; peer < size(); peer++) {
+      std::erase_if(group_->channel(lane, rank(), peer), [&](const Message& message) {
+        if (!message.taken) work(message.ticket).unread--;
+        return !message.taken;
+      });
+    }
+  }
+  // What is left is being copied at this moment, by a peer that waits for nobody while it does so.
+  world_.ranks_[world_rank()].changed.wait(lock, [&] { return std::ranges::all_of(work_, [](const Work& w) { return w.unread == 0; }); });
+  std::erase(world_.ranks_[world_rank()].comms, this);
+  group_->members[rank()] = nullptr;
+}
+
+Event ThreadsComm::do_all_gather(Tensor whole, std::span<const int64_t> bounds, Stream&) {
+  const auto lock = begin(Operation::AllGather);
+  const auto part = [&](int r) { return whole.flat_range(bounds[r], bounds[r + 1]); };
+  for (int peer = 0; peer < size(); peer++) {
+    if (peer == rank()) continue;
+    send(part(rank()), peer);
+    receive(part(peer), peer);
+  }
+  return newest();
+}
+
+Event ThreadsComm::do_all_to_all(Tensor pieces, Tensor full, std::span<const int64_t> bounds, Stream&) {
+  const int64_t own = bounds[rank() + 1] - bounds[rank()];
+  const auto part = [&](int r) { return full.flat_range(bounds[r], bounds[r + 1]); };
+  const auto row = [&](int r) { return own ? pieces.flat().flat_range(r * own, (r + 1) * own) : Tensor(nullptr, full.dtype, {0}); };
+  if (own) std::memcpy(row(rank()).data, part(rank()).data, part(rank()).bytes());
+  const auto lock = begin(Operation::AllToAll);
+  for (int peer = 0; peer < size(); peer++) {
+    if (peer == rank()) continue;
+    send(part(peer), peer);
+    receive(row(peer), peer);
+  }
+  return newest();
+}
+
+Event ThreadsComm::do_p2p(std::span<const P2p> batch, Stream&) {
+  const auto lock = begin(Operation::P2p);
+  for (const auto& [kind, buffer, peer] : batch) {
+    if (kind == P2p::Kind::Send) {
+      send(buffer, peer);
+    } else {
+      receive(buffer, peer);
+    }
+  }
+  return newest();
+}
+
+std::unique_lock<std::mutex> ThreadsComm::begin(Operation operation) {
+  std::unique_lock lock(world_.mutex_);
+  world_.throw_if_aborted(world_rank(), text(operation));
+  forget_finished();
+  work_.push_back({operation});
+  return lock;
+}
+
+void ThreadsComm::send(const Tensor& buffer, int destination) {
+  const auto [operation, unread, unreceived] = work_.back();
+  group_->channel(operation, rank(), destination).push_back({buffer.data, buffer.bytes(), operation, newest().ticket});
+  work_.back().unread++;
+  world_.wake(group_->ranks[destination]);
+}
+
+void ThreadsComm::receive(const Tensor& buffer, int source) {
+  receives_.push_back({buffer.data, buffer.bytes(), work_.back().operation, newest().ticket, source});
+  work_.back().unreceived++;
+}
+
+void ThreadsComm::receive_ready(std::unique_lock<std::mutex>& lock) {
+  for (size_t i = 0; i < receives_.size();) {
+    const Receive to = receives_[i];
+    std::vector<Message>& channel = group_->channel(to.operation, to.source, rank());
+    if (channel.empty()) {
+      i++;
+      continue;
+    }
+    check(to, channel.front());
+    channel.front().taken = true;
+    const Message from = channel.front();
+    lock.unlock();
+    if (from.bytes > 0) std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes));
+    lock.lock();
+    channel.erase(channel.begin());
+    group_->members[to.source]->message_read(from.ticket);
+    work(to.ticket).unreceived--;
+    receives_.erase(receives_.begin() + static_cast<std::ptrdiff_t>(i));
+    i = 0;  // while the lock was free, a message may have come for an earlier receive of the same channel
+  }
+  forget_finished();
+}
+
+void ThreadsComm::check(const Receive& to, const Message& from) const {
+  if (to.operation == from.operation && to.bytes == from.bytes) return;
+  const auto side = [](Operation operation, int64_t bytes) {
+    return std::string(name_of(operation)) + " of " + std::to_string(bytes) + " bytes";
+  };
+  throw InternalError("group " + group_->name + ": rank " + std::to_string(group_->ranks[to.source]) + " sends in " +
+                      side(from.operation, from.bytes) + " what rank " + std::to_string(world_rank()) + " receives in " +
+                      side(to.operation, to.bytes));
+}
+
+void ThreadsComm::message_read(uint64_t ticket) {
+  if (--work(ticket).unread == 0) world_.wake(world_rank());
+}
+
+void ThreadsComm::forget_finished() {
+  const auto first = std::ranges::find_if(work_, [](const Work& w) { return !w.done(); });
+  first_ticket_ += static_cast<uint64_t>(first - work_.begin());
+  work_.erase(work_.begin(), first);
+}
+
+bool ThreadsComm::advance(uint64_t ticket) {
+  std::unique_lock lock(world_.mutex_);
+  world_.throw_if_aborted(world_rank(), done(ticket) ? "group " + group_->name : text(work(ticket).operation));
+  world_.make_progress(lock, world_rank());
+  return done(ticket);
+}
+
+void ThreadsComm::sleep(uint64_t ticket) {
+  std::unique_lock lock(world_.mutex_);
+  ThreadsWorld::Rank& self = world_.ranks_[world_rank()];
+  if (done(ticket) || self.version != self.seen) return;
+  const std::string what = text(work(ticket).operation);
+  if (const auto ended = world_.ended_among(missing(ticket)); !ended.empty()) {
+    throw CommError(
+        {.what = what + " on rank " + std::to_string(world_rank()) + " waits for " + ranks_text(ended) + ", which ended without it"});
+  }
+  if (sleep_ticket_ != ticket) sleep_ticket_ = ticket, sleep_deadline_ = deadline_after(world_.timeout_seconds_);
+  const bool woken = self.changed.wait_until(lock, sleep_deadline_, [&] { return world_.aborted_ || self.version != self.seen; });
+  world_.throw_if_aborted(world_rank(), what);
+  if (woken) return;
+  throw CommError({.what = what + " on rank " + std::to_string(world_rank()) + " waited " + format_seconds(world_.timeout_seconds_) +
+                           " for " + ranks_text(missing(ticket))});
+}
+
+std::vector<int> ThreadsComm::missing(uint64_t ticket) {
+  std::vector<int> ranks;
+  for (int peer = 0; peer < size(); peer++) {
+    const bool owes = std::ranges::any_of(receives_, [&](const Receive& r) { return r.source == peer && r.ticket == ticket; });
+    const auto& shown = group_->channel(work(ticket).operation, rank(), peer);
+    const bool unread = std::ranges::any_of(shown, [&](const Message& m) { return m.ticket == ticket; });
+    if (owes || unread) ranks.push_back(group_->ranks[peer]);
+  }
+  return ranks;
+}
+
+std::string ThreadsComm::text(Operation operation) const { return std::string(name_of(operation)) + " of group " + group_->name; }
+
+}  // namespace tessera

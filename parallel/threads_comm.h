@@ -1,0 +1,157 @@
+#pragma once
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "parallel/comm.h"
+
+/// Ranks as threads of one process: what they share, and the communicator that copies between their buffers. For threads_group.cpp only.
+///
+/// Every collective is a set of messages. A sender shows its buffer to the receiver and goes on; the receiver copies from it, without the
+/// lock, when it is next asked to make progress, and only then is the sender's part of the work done. Whenever a rank makes progress or
+/// sleeps, for whatever reason, it serves all its communicators: so no rank can wait for a copy that a sleeping rank would have to make.
+namespace tessera {
+
+/// What follows from another rank's error: never the one to show.
+struct ReleasedError : CommError {
+  using CommError::CommError;
+};
+
+class ThreadsComm;
+
+enum class Operation : uint8_t { AllGather, AllToAll, P2p };
+const char* name_of(Operation operation);
+
+/// A buffer that its owner has shown to one peer.
+struct Message {
+  const void* data;
+  int64_t bytes;
+  Operation operation;
+  uint64_t ticket;     // of the sender
+  bool taken = false;  // being copied: its buffer may not go away
+};
+
+/// One communicator as all its members see it. Guarded by the lock of the world.
+struct ThreadsGroup {
+  ThreadsGroup(const std::vector<int>& ranks, const std::string& name);
+  /// Messages in order. Collectives and p2p have channels of their own, so either may finish first.
+  std::vector<Message>& channel(Operation operation, int source, int destination);
+
+  std::vector<int> ranks;  // of the world, by coordinate
+  std::string name;
+  std::vector<ThreadsComm*> members;  // by coordinate; nullptr before and after a member's life
+  std::vector<bool> joined;           // by coordinate; stays true
+  std::vector<std::vector<Message>> channels;
+};
+
+/// All ranks of one run_thread_ranks. One lock guards everything but the bytes that travel; each rank sleeps on a condition of its own.
+class ThreadsWorld {
+ public:
+  ThreadsWorld(int ranks, double timeout_seconds);
+  int ranks() const { return static_cast<int>(ranks_.size()); }
+  double timeout_seconds() const { return timeout_seconds_; }
+
+  /// Every rank's bytes by rank; returns when all ranks have called. `call` stands in errors.
+  std::vector<std::string> exchange(int rank, const char* call, std::string bytes, double timeout_seconds);
+  void abort(const std::string& message) noexcept;
+  /// `rank` will answer nobody any more.
+  void end(int rank);
+  /// The oldest group of this name and these ranks that `coordinate` has not joined yet.
+  std::shared_ptr<ThreadsGroup> join(const std::vector<int>& ranks, const std::string& name, int coordinate);
+
+ private:
+  friend class ThreadsComm;
+  struct Rank {
+    std::condition_variable changed;
+    uint64_t version = 0;  // counts what may let this rank go on
+    uint64_t seen = 0;     // the version when it last looked
+    bool ended = false;
+    std::vector<ThreadsComm*> comms;  // of this rank; used by its thread only
+    const char* call = nullptr;       // what it has arrived at in exchange()
+    std::string bytes;                // what it brought there
+  };
+
+  void wake(int rank);
+  /// Copies all that has arrived for `rank`, in all its communicators. The lock is released while bytes travel.
+  void make_progress(std::unique_lock<std::mutex>& lock, int rank);
+  void throw_if_aborted(int rank, const std::string& what) const;
+  std::vector<int> ended_among(std::vector<int> ranks) const;
+
+  std::mutex mutex_;
+  std::vector<Rank> ranks_;
+  std::vector<std::shared_ptr<ThreadsGroup>> forming_;  // groups that not all members have joined
+  double timeout_seconds_;
+  bool aborted_ = false;
+  std::string abort_message_;
+  uint64_t round_ = 0;  // exchanges that are complete
+  int arrivals_ = 0;    // at the current one
+  std::vector<std::string> exchanged_;
+};
+
+/// One rank's end of a group; used by that rank's thread alone.
+class ThreadsComm final : public Comm, public Pending {
+ public:
+  ThreadsComm(ThreadsWorld& world, std::shared_ptr<ThreadsGroup> group, int rank, WaitReason reason);
+  /// Takes back what nobody has read, after those who are reading have finished.
+  ~ThreadsComm() override;
+
+  Pending* pending() override { return this; }
+  bool advance(uint64_t ticket) override;
+  void sleep(uint64_t ticket) override;
+
+ private:
+  friend class ThreadsWorld;
+  struct Receive {
+    void* data;
+    int64_t bytes;
+    Operation operation;
+    uint64_t ticket;
+    int source;
+  };
+  struct Work {
+    Operation operation;
+    int unread = 0;      // messages of ours that peers have yet to read
+    int unreceived = 0;  // messages for us
+    bool done() const { return unread == 0 && unreceived == 0; }
+  };
+
+  Event do_all_gather(Tensor whole, std::span<const int64_t> bounds, Stream& stream) override;
+  Event do_all_to_all(Tensor pieces, Tensor full, std::span<const int64_t> bounds, Stream& stream) override;
+  Event do_p2p(std::span<const P2p> batch, Stream& stream) override;
+
+  /// Between begin() and the end of the call the lock is held.
+  std::unique_lock<std::mutex> begin(Operation operation);
+  void send(const Tensor& buffer, int destination);
+  void receive(const Tensor& buffer, int source);
+  Event newest() { return {this, first_ticket_ + work_.size() - 1}; }
+
+  void receive_ready(std::unique_lock<std::mutex>& lock);
+  void check(const Receive& receive, const Message& message) const;
+  void message_read(uint64_t ticket);
+  Work& work(uint64_t ticket) { return work_[ticket - first_ticket_]; }
+  bool done(uint64_t ticket) { return ticket < first_ticket_ || work(ticket).done(); }
+  void forget_finished();
+  int world_rank() const { return group_->ranks[rank()]; }
+  /// World ranks whose part is missing in `ticket`.
+  std::vector<int> missing(uint64_t ticket);
+  std::string text(Operation operation) const;
+
+  ThreadsWorld& world_;
+  std::shared_ptr<ThreadsGroup> group_;
+  std::vector<Receive> receives_;  // in the order in which they were posted
+  std::vector<Work> work_;         // tickets first_ticket_, first_ticket_ + 1, ...
+  uint64_t first_ticket_ = 1;      // ticket 0 asks for progress alone
+  uint64_t sleep_ticket_ = 0;      // the ticket last slept for, and until when
+  std::chrono::steady_clock::time_point sleep_deadline_;
+};
+
+/// "rank 3", "ranks 1, 2 and 5".
+std::string ranks_text(const std::vector<int>& ranks);
+std::chrono::steady_clock::time_point deadline_after(double seconds);
+
+}  // namespace tessera

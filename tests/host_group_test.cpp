@@ -1,0 +1,277 @@
+#include "parallel/host_group.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "base/error.h"
+
+namespace tessera {
+
+namespace {
+
+Tensor flat(std::vector<float>& data) { return Tensor(data.data(), DType::f32, {static_cast<int64_t>(data.size())}); }
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+template <class ErrorKind>
+std::string message_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const ErrorKind& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "the expected error was not thrown";
+  return "";
+}
+
+}  // namespace
+
+class HostGroupRanks : public testing::TestWithParam<int> {};
+
+TEST_P(HostGroupRanks, HearTheBytesOfRankZero) {
+  run_thread_ranks(GetParam(), [](HostGroup& host) {
+    const std::string nul("a\0b", 3);
+    for (int round = 0; round < 3; round++) {
+      const std::string heard = host.broadcast(host.rank() == 0 ? nul + std::to_string(round) : "not this");
+      EXPECT_EQ(heard, nul + std::to_string(round));
+    }
+  });
+}
+
+TEST_P(HostGroupRanks, GatherEveryRanksBytesByRank) {
+  run_thread_ranks(GetParam(), [](HostGroup& host) {
+    for (int round = 0; round < 3; round++) {
+      const auto all = host.gather(std::string(host.rank(), 'x') + std::to_string(round));
+      ASSERT_EQ(static_cast<int>(all.size()), host.size());
+      for (int r = 0; r < host.size(); r++) EXPECT_EQ(all[r], std::string(r, 'x') + std::to_string(round));
+    }
+  });
+}
+
+TEST_P(HostGroupRanks, LeaveABarrierOnlyWhenAllHaveArrived) {
+  std::atomic<int> arrived = 0;
+  run_thread_ranks(GetParam(), [&](HostGroup& host) {
+    for (int round = 1; round <= 3; round++) {
+      arrived++;
+      host.barrier();
+      EXPECT_GE(arrived, round * host.size());
+    }
+  });
+}
+
+TEST_P(HostGroupRanks, CommunicateAlsoWhenTheyOutnumberTheCores) {
+  run_thread_ranks(GetParam(), [](HostGroup& host) {
+    std::vector<int> everyone;
+    std::vector<int64_t> bounds = {0};
+    for (int r = 0; r < host.size(); r++) everyone.push_back(r), bounds.push_back(r + 1);
+    std::vector<float> whole(host.size(), -1);
+    const auto comm = host.make_comm(everyone, "world", WaitReason::Control);
+    Stream stream("communication", true);
+    whole[host.rank()] = static_cast<float>(host.rank());
+    stream.wait(comm->all_gather(flat(whole), bounds, stream), WaitReason::Control);
+    for (int r = 0; r < host.size(); r++) EXPECT_EQ(whole[r], r);
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, HostGroupRanks, testing::Values(1, 2, 5, 32), testing::PrintToStringParamName());
+
+TEST(HostGroupRanksErrors, ABarrierNamesTheMissingRanksAfterItsTimeout) {
+  const std::string message = message_of<CommError>([] {
+    run_thread_ranks(4, [](HostGroup& host) {
+      if (host.rank() == 0) host.barrier(0.1);
+      std::vector<float> buffer(2);  // the others are alive, but elsewhere
+      const auto comm = host.make_comm({1, 2, 3}, "dp", WaitReason::Dp);
+      Stream stream("communication", true);
+      const int peer = (comm->rank() + 1) % 3;
+      stream.wait(comm->p2p(std::vector<P2p>{{P2p::Kind::Receive, flat(buffer), peer}}, stream), WaitReason::Dp);
+    });
+  });
+  EXPECT_EQ(message, "barrier on rank 0 waited 100 ms for ranks 1, 2 and 3");
+}
+
+TEST(HostGroupRanksErrors, ABarrierThatTimedOutMayBeCalledAgain) {
+  std::atomic<bool> timed_out = false;
+  run_thread_ranks(2, [&](HostGroup& host) {
+    if (host.rank() == 0) {
+      EXPECT_THROW(host.barrier(0.05), CommError);
+      timed_out = true;
+      timed_out.notify_one();
+    } else {
+      timed_out.wait(false);
+    }
+    host.barrier();
+  });
+}
+
+TEST(HostGroupRanksErrors, ABarrierSaysAtOnceThatARankHasEnded) {
+  const std::string message = message_of<CommError>([] {
+    run_thread_ranks(3, [](HostGroup& host) {
+      if (host.rank() != 1) host.barrier();
+    });
+  });
+  EXPECT_NE(message.find("waits for rank 1, which ended"), std::string::npos) << message;
+}
+
+TEST(HostGroupRanksErrors, CallsThatDoNotMeetAreNamed) {
+  const std::string message = message_of<InternalError>([] {
+    run_thread_ranks(2, [](HostGroup& host) {
+      if (host.rank() == 0) {
+        host.barrier();
+      } else {
+        host.gather("x");
+      }
+    });
+  });
+  EXPECT_NE(message.find("barrier"), std::string::npos) << message;
+  EXPECT_NE(message.find("gather"), std::string::npos) << message;
+}
+
+/// Where the other ranks are when one throws.
+class ThrowingRanks : public testing::TestWithParam<const char*> {};
+
+TEST_P(ThrowingRanks, ReleaseAllOthersWithOneError) {
+  const std::string where = GetParam();
+  std::atomic<int> released = 0;
+  const std::string message = message_of<DataError>([&] {
+    run_thread_ranks(6, [&](HostGroup& host) {
+      std::vector<float> whole(6), other(1);
+      const auto comm = host.make_comm({0, 1, 2, 3, 4, 5}, "dp", WaitReason::Dp);
+      Stream stream("communication", true);
+      host.barrier();
+      if (host.rank() == 4) throw DataError({.what = "tokens.bin is truncated"});
+      try {
+        if (where == "barrier") host.barrier();
+        if (where == "gather") host.gather("x");
+        if (where == "all_gather")
+          stream.wait(comm->all_gather(flat(whole), std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6}, stream), WaitReason::Dp);
+        if (where == "p2p") stream.wait(comm->p2p(std::vector<P2p>{{P2p::Kind::Receive, flat(other), 4}}, stream), WaitReason::Dp);
+        if (where == "compute") {
+          while (true) comm->pending()->advance(0), std::this_thread::yield();
+        }
+      } catch (const CommError& error) {
+        EXPECT_NE(std::string(error.what()).find("rank 4: tokens.bin is truncated"), std::string::npos) << error.what();
+        released++;
+        throw;
+      }
+    });
+  });
+  EXPECT_EQ(message, "tokens.bin is truncated");
+  EXPECT_EQ(released, 5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Places, ThrowingRanks, testing::Values("barrier", "gather", "all_gather", "p2p", "compute"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(HostGroupRanksErrors, ARankThatThrowsLeavesNoBufferToBeRead) {
+  // Peers copy large buffers while rank 0 unwinds; its buffer dies right after its communicator. The sanitizers judge.
+  for (int round = 0; round < 20; round++) {
+    EXPECT_THROW(run_thread_ranks(3,
+                                  [](HostGroup& host) {
+                                    std::vector<float> buffer(host.rank() == 0 ? 200000 : 100000, 1.0f);
+                                    const auto comm = host.make_comm({0, 1, 2}, "pp", WaitReason::Pp);
+                                    Stream stream("communication", true);
+                                    if (host.rank() == 0) {
+                                      const Tensor halves = flat(buffer);
+                                      comm->p2p(std::vector<P2p>{{P2p::Kind::Send, halves.flat_range(0, 100000), 1},
+                                                                 {P2p::Kind::Send, halves.flat_range(100000, 200000), 2}},
+                                                stream);
+                                      throw DataError({.what = "gone"});
+                                    }
+                                    stream.wait(comm->p2p(std::vector<P2p>{{P2p::Kind::Receive, flat(buffer), 0}}, stream), WaitReason::Pp);
+                                  }),
+                 DataError);
+  }
+}
+
+TEST(HostGroupRanksErrors, EveryCallAfterAnAbortThrows) {
+  run_thread_ranks(2, [](HostGroup& host) {
+    std::vector<float> whole(2);
+    const auto comm = host.make_comm({0, 1}, "dp", WaitReason::Dp);
+    Stream stream("communication", true);
+    host.barrier();
+    if (host.rank() == 0) {
+      host.abort("the disk is full");
+      host.abort("a later message");
+    } else {
+      EXPECT_THROW(host.barrier(), CommError);
+    }
+    EXPECT_THROW(host.broadcast("x"), CommError);
+    EXPECT_THROW(comm->pending()->advance(0), CommError);
+    const std::string message = message_of<CommError>([&] { comm->all_gather(flat(whole), std::vector<int64_t>{0, 1, 2}, stream); });
+    EXPECT_NE(message.find("the disk is full"), std::string::npos) << message;
+  });
+}
+
+TEST(HostGroupRanksErrors, AnErrorThatIsNotOursIsRethrownAsItIs) {
+  EXPECT_THROW(run_thread_ranks(3,
+                                [](HostGroup& host) {
+                                  if (host.rank() == 2) throw 42;
+                                  host.barrier();
+                                }),
+               int);
+}
+
+TEST(HostGroupRanks, WaitWithoutSpinning) {
+  // 16 ranks wait in both planes while rank 0 sleeps. Spinning would take at least 0.6 s of a core; starting threads takes some ms.
+  const double start = cpu_seconds();
+  run_thread_ranks(17, [](HostGroup& host) {
+    std::vector<float> buffer(1);
+    std::vector<int> pair = {0, host.rank()};
+    std::vector<std::unique_ptr<Comm>> comms;
+    Stream stream("communication", true);
+    for (int r = 1; r <= 8; r++) {
+      if (host.rank() == 0 || host.rank() == r) comms.push_back(host.make_comm({0, r}, "pair", WaitReason::Pp));
+    }
+    if (host.rank() == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(600));
+      for (auto& comm : comms) stream.wait(comm->p2p(std::vector<P2p>{{P2p::Kind::Send, flat(buffer), 1}}, stream), WaitReason::Pp);
+    } else if (!comms.empty()) {
+      stream.wait(comms[0]->p2p(std::vector<P2p>{{P2p::Kind::Receive, flat(buffer), 0}}, stream), WaitReason::Pp);
+    }
+    host.barrier();
+  });
+  EXPECT_LT(cpu_seconds() - start, 0.3);
+}
+
+TEST(HostGroupRanks, RefuseGroupsThatMakeNoSense) {
+  run_thread_ranks(2, [](HostGroup& host) {
+    EXPECT_THROW(host.make_comm({1 - host.rank()}, "dp", WaitReason::Dp), InternalError);
+    EXPECT_THROW(host.make_comm({host.rank(), 2}, "dp", WaitReason::Dp), InternalError);
+    EXPECT_THROW(host.make_comm({host.rank(), host.rank()}, "dp", WaitReason::Dp), InternalError);
+    EXPECT_EQ(host.make_comm({host.rank()}, "dp", WaitReason::Dp)->size(), 1);
+  });
+}
+
+TEST(SelfGroup, IsAWorldOfOne) {
+  const auto host = make_self_group();
+  EXPECT_EQ(host->rank(), 0);
+  EXPECT_EQ(host->size(), 1);
+  EXPECT_EQ(host->broadcast("x"), "x");
+  EXPECT_EQ(host->gather("x"), std::vector<std::string>{"x"});
+  host->barrier();
+  EXPECT_EQ(host->make_comm({0}, "dp", WaitReason::Dp)->size(), 1);
+}
+
+TEST(NullGroup, ImaginesItsPeers) {
+  const auto host = make_null_group(5, 8);
+  EXPECT_EQ(host->rank(), 5);
+  EXPECT_EQ(host->size(), 8);
+  EXPECT_EQ(host->gather("x"), std::vector<std::string>(8, "x"));
+  host->barrier();
+  const auto comm = host->make_comm({1, 3, 5, 7}, "dp", WaitReason::Dp);
+  EXPECT_EQ(comm->rank(), 2);
+  EXPECT_EQ(comm->size(), 4);
+  EXPECT_EQ(host->make_comm({5}, "tp", WaitReason::Tp)->size(), 1);
+  EXPECT_THROW(host->make_comm({1, 3}, "dp", WaitReason::Dp), InternalError);
+}
+
+}  // namespace tessera

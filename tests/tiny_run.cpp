@@ -1,0 +1,134 @@
+#include "tests/tiny_run.h"
+
+#include <bit>
+#include <mutex>
+#include <optional>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "engine/checkpoint_ranges.h"
+#include "engine/dry_run.h"
+#include "parallel/host_group.h"
+
+namespace tessera {
+
+namespace {
+
+constexpr const char* defaults = R"(
+[model]
+layers = 4
+hidden = 32
+heads = 4
+vocab = 96
+context = 16
+[train]
+batch_size = 8
+micro_batch_size = 2
+clip = 0.05
+[optimizer]
+warmup_steps = 2
+[parallel]
+threads = 1
+)";
+
+/// Logical tensors put together from the pieces that the ranks hold.
+class Assembly {
+ public:
+  void add(const std::string& name, int64_t elements, int64_t begin, Tensor piece, Device& device) {
+    std::vector<float> values(static_cast<size_t>(piece.elements()));
+    device.read(values.data(), piece, piece.bytes());
+    const std::lock_guard lock(mutex_);
+    std::vector<std::optional<float>>& tensor = tensors_[name];
+    tensor.resize(static_cast<size_t>(elements));
+    for (size_t i = 0; i < values.size(); i++) {
+      std::optional<float>& element = tensor[static_cast<size_t>(begin) + i];
+      if (element && std::bit_cast<uint32_t>(*element) != std::bit_cast<uint32_t>(values[i]))
+        throw InternalError("ranks differ in " + name);
+      element = values[i];
+    }
+  }
+
+  std::map<std::string, std::vector<float>> take() const {
+    std::map<std::string, std::vector<float>> whole;
+    for (const auto& [name, tensor] : tensors_) {
+      for (const std::optional<float>& element : tensor) {
+        if (!element) throw InternalError("no rank holds all of " + name);
+        whole[name].push_back(*element);
+      }
+    }
+    return whole;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, std::vector<std::optional<float>>> tensors_;
+};
+
+/// With ZeRO-1 a gradient is summed in the owned range alone.
+void add_gradients(Assembly& assembly, Trainer& trainer) {
+  const ShardMap& map = trainer.params().map();
+  for (const LocalBucket& local : trainer.params().buckets()) {
+    for (const ShardRange& range : map.ranges(*local.bucket)) {
+      if (range.owner != trainer.mesh().coordinate(Axis::Dp)) continue;
+      const ParamDecl& decl = map.units()[local.bucket->unit].decls[range.decl];
+      const Tensor piece = local.gradients.flat_range(range.offset, range.offset + range.end - range.begin);
+      assembly.add(decl.tied_to.empty() ? decl.name : decl.tied_to, decl.shape.elements(), range.begin, piece, trainer.device());
+    }
+  }
+}
+
+void add_weights_and_states(Assembly& weights, Assembly& states, Trainer& trainer) {
+  const std::string prefix = "weight/";
+  for (const CheckpointRange& range : ranges_to_load(trainer)) {
+    const bool weight = range.name.starts_with(prefix);
+    Assembly& assembly = weight ? weights : states;
+    assembly.add(weight ? range.name.substr(prefix.size()) : range.name, range.shape.elements(), range.begin, range.data, trainer.device());
+  }
+}
+
+}  // namespace
+
+ResolvedRun resolve_tiny(const TinyRun& tiny) {
+  RunConfig config;
+  ConfigSource source;
+  read_toml_text(defaults, "tiny_run.cpp", config, &source);
+  config.train.steps = tiny.first_step + tiny.steps;
+  for (const std::string& set : tiny.sets) apply_set(config, set, &source);
+  return resolve(config, source, tiny.ranks, 0);
+}
+
+TinyResult run_tiny(const TinyRun& tiny) {
+  const ResolvedRun run = resolve_tiny(tiny);
+  const RandomTokens random(run.model.vocab);
+  const BatchSource* data = tiny.data ? tiny.data : &random;
+  TinyResult result;
+  Assembly weights, states, gradients;
+  run_thread_ranks(tiny.ranks, [&](HostGroup& host) {
+    const auto device = Device::cpu(run.threads);
+    device->reserve(dry_run(run, host.rank(), device->traits()).size);
+    Mesh mesh(run.layout, host);
+    Trainer trainer(run, *device, mesh);
+    tiny.start ? tiny.start(trainer) : trainer.initialize();
+    for (int64_t step = tiny.first_step; step < tiny.first_step + tiny.steps; step++) {
+      trainer.train_step(step, data, false);
+      const StepControl control = trainer.control(step);
+      if (step == tiny.first_step) add_gradients(gradients, trainer);
+      if (host.rank() > 0) continue;
+      result.losses.push_back(control.loss_sum / static_cast<double>(run.tokens_per_step()));
+      result.norms.push_back(control.gradient_norm);
+    }
+    add_weights_and_states(weights, states, trainer);
+    if (tiny.finish) tiny.finish(trainer);
+  });
+  result.weights = weights.take();
+  result.states = states.take();
+  result.first_gradients = gradients.take();
+  return result;
+}
+
+void RandomTokens::sample(int64_t i, std::span<int32_t> tokens) const {
+  const RandomStream stream(seed_, RandomPurpose::Sample, "tiny run", static_cast<uint64_t>(i));
+  for (size_t t = 0; t < tokens.size(); t++) tokens[t] = static_cast<int32_t>(stream.below(t, static_cast<uint64_t>(vocab_)));
+}
+
+}  // namespace tessera

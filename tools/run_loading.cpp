@@ -1,0 +1,58 @@
+#include "tools/run_loading.h"
+
+#include "base/error.h"
+#include "engine/checkpoint.h"
+#include "engine/checkpoint_ranges.h"
+#include "engine/dry_run.h"
+#include "engine/training_run.h"
+#include "planner/formula.h"
+
+namespace tessera {
+
+LoadedConfig load_config(const std::vector<std::filesystem::path>& files, const std::vector<std::string>& sets) {
+  LoadedConfig loaded;
+  for (const auto& file : files) {
+    if (!file.empty()) read_toml_file(file, loaded.config, &loaded.source);
+  }
+  for (const std::string& set : sets) apply_set(loaded.config, set, &loaded.source);
+  if (!loaded.config.data.tokenizer.empty()) loaded.tokenizer_vocab = Tokenizer::open(loaded.config.data.tokenizer).vocabulary();
+  return loaded;
+}
+
+int ranks_of(const RunConfig& config) {
+  const ParallelConfig& parallel = config.parallel;
+  return static_cast<int>(parallel.pp * std::max<int64_t>(1, parallel.dp) * parallel.cp * parallel.tp);
+}
+
+MemoryTable predict_all(const ResolvedRun& run) {
+  MemoryTable table;
+  for (int rank = 0; rank < run.layout.ranks(); rank++) table.merge(predict_memory(run.model, run.layout, run.micro_batch, rank));
+  return table;
+}
+
+OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences) {
+  const RunFiles files(run_dir);
+  if (!std::filesystem::exists(files.config)) {
+    throw DataError({run_dir.string() + " holds no run", run_dir.string(), "a directory that `tessera train --run-dir` made", {}});
+  }
+  LoadedConfig loaded = load_config({files.config}, {});
+  loaded.config.parallel.pp = loaded.config.parallel.dp = 1;  // any layout loads any checkpoint
+  loaded.config.train.batch_size = loaded.config.train.micro_batch_size = sequences;
+  OpenedRun opened{.run = resolve(loaded.config, loaded.source, 1, loaded.tokenizer_vocab)};
+  opened.host = make_self_group();
+  opened.device = Device::cpu(opened.run.threads);
+  const DryRun dry = dry_run(opened.run, 0, opened.device->traits());
+  expect_fits(dry, dry.size.total_bytes(), 1, available_memory_bytes());
+  opened.device->reserve(dry.size);
+  opened.mesh = std::make_unique<Mesh>(opened.run.layout, *opened.host);
+  opened.trainer = std::make_unique<Trainer>(opened.run, *opened.device, *opened.mesh);
+  Messages messages;
+  CheckpointStore store(files.checkpoints, 1, *opened.host, &messages);
+  const auto state = store.newest();
+  if (!state) throw DataError({run_dir.string() + " holds no checkpoint", files.checkpoints.string(), {}, "`tessera train` saves one at its end and on Ctrl-C"});
+  store.load(state->step, ranges_to_load(*opened.trainer), *opened.device);
+  opened.step = state->step;
+  return opened;
+}
+
+}  // namespace tessera

@@ -1,0 +1,43 @@
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/config.h"
+#include "engine/run_config.h"
+#include "engine/trainer.h"
+#include "parallel/host_group.h"
+#include "report/memory_table.h"
+#include "tokenizer/sentencepiece.h"
+
+namespace tessera {
+
+struct LoadedConfig {
+  RunConfig config;
+  ConfigSource source;
+  int64_t tokenizer_vocab = 0;  // of data.tokenizer; 0: none given
+};
+
+/// Files read one over another (empty paths are left out), then each --set, then the tokenizer's size.
+LoadedConfig load_config(const std::vector<std::filesystem::path>& files, const std::vector<std::string>& sets);
+
+/// Ranks of a layout when nobody said how many: the product of the axes that are given.
+int ranks_of(const RunConfig& config);
+
+/// The planner's columns for all ranks.
+MemoryTable predict_all(const ResolvedRun& run);
+
+/// The one-rank trainer of a finished or stopped run, with the weights of its newest checkpoint, for sampling and evaluation.
+struct OpenedRun {
+  ResolvedRun run;
+  int64_t step = 0;
+  std::unique_ptr<HostGroup> host;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Mesh> mesh;
+  std::unique_ptr<Trainer> trainer;
+};
+/// DataError when the directory holds no run or no checkpoint. `sequences`: of a micro-batch.
+OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences);
+
+}  // namespace tessera

@@ -1,0 +1,76 @@
+// tessera tokenize: trains a tokenizer, encodes text.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <thread>
+
+#include "base/units.h"
+#include "report/messages.h"
+#include "tokenizer/encode.h"
+#include "tokenizer/sentencepiece.h"
+#include "tokenizer/text_files.h"
+#include "tools/commands.h"
+
+namespace tessera {
+
+namespace {
+
+struct TokenizeArguments {
+  std::vector<std::string> inputs;
+  std::string input_list, output, model;
+  int64_t vocab_size = 4096, sample_bytes = 8 << 20;
+};
+
+std::vector<std::string> inputs_of(const TokenizeArguments& arguments) {
+  std::vector<std::string> inputs = arguments.inputs;
+  if (!arguments.input_list.empty()) {
+    std::ifstream list(arguments.input_list);
+    if (!list) throw CLI::FileError::Missing(arguments.input_list);
+    for (std::string line; std::getline(list, line);) {
+      if (!line.empty()) inputs.push_back(line);
+    }
+  }
+  return inputs;
+}
+
+void run_train(const TokenizeArguments& arguments) {
+  const TextFiles texts = gather_text_files(inputs_of(arguments));
+  const Tokenizer tokenizer = Tokenizer::train(sample_text(texts, arguments.sample_bytes), arguments.vocab_size);
+  tokenizer.save(arguments.output);
+  Messages().notice(fmt::format("tokenizer of {} tokens: {}", tokenizer.vocabulary(), arguments.output));
+}
+
+void run_encode(const TokenizeArguments& arguments) {
+  const Tokenizer tokenizer = Tokenizer::open(arguments.model);
+  const TextFiles texts = gather_text_files(inputs_of(arguments));
+  const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const EncodedTexts encoded = encode_files(tokenizer, texts, arguments.output, threads);
+  Messages().notice(fmt::format("{} documents, {} as {} tokens: {}.bin, {}.idx", encoded.documents, format_bytes(encoded.text_bytes), encoded.tokens,
+                                arguments.output, arguments.output));
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& app) {
+  auto* command = app.add_subcommand("tokenize", "train a tokenizer; encode text");
+  command->require_subcommand(1);
+  auto arguments = std::make_shared<TokenizeArguments>();
+  const auto add_inputs = [&](CLI::App* sub) {
+    sub->add_option("--input", arguments->inputs, "text files and folders");
+    sub->add_option("--input-list", arguments->input_list, "a file with a path a line");
+  };
+  auto* train = command->add_subcommand("train", "learn a SentencePiece vocabulary");
+  add_inputs(train);
+  train->add_option("--vocab-size", arguments->vocab_size, "tokens")->check(CLI::PositiveNumber);
+  train->add_option("--sample-bytes", arguments->sample_bytes, "text to learn from, taken evenly from all files")->check(CLI::PositiveNumber);
+  train->add_option("--output", arguments->output, "the model file")->required();
+  train->callback([arguments] { run_train(*arguments); });
+  auto* encode = command->add_subcommand("encode", "turn text into a token file");
+  add_inputs(encode);
+  encode->add_option("--model", arguments->model, "a model of `tessera tokenize train`")->required();
+  encode->add_option("--output", arguments->output, "prefix of the token file: PREFIX.bin, PREFIX.idx")->required();
+  encode->callback([arguments] { run_encode(*arguments); });
+}
+
+}  // namespace tessera
