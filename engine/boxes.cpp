@@ -8,9 +8,7 @@
 
 namespace tessera {
 
-Box Box::whole(const Shape& shape) {
-  return {std::vector<int64_t>(shape.rank(), 0), std::vector<int64_t>(shape.begin(), shape.end())};
-}
+Box Box::whole(const Shape& shape) { return {std::vector<int64_t>(shape.rank(), 0), std::vector<int64_t>(shape.begin(), shape.end())}; }
 
 int64_t Box::elements() const {
   int64_t product = 1;

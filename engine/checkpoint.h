@@ -14,19 +14,19 @@ namespace tessera {
 
 /// Elements [begin, end) of a logical tensor, and where this rank holds them.
 struct CheckpointRange {
-  std::string name;      // "weight/blocks.0.mlp.up_proj.weight", "m/...", "v/..."
-  Shape shape;           // of the whole logical tensor
-  int64_t begin, end;    // row-major element range of it
-  Tensor data;           // flat, contiguous, end - begin elements
+  std::string name;    // "weight/blocks.0.mlp.up_proj.weight", "m/...", "v/..."
+  Shape shape;         // of the whole logical tensor
+  int64_t begin, end;  // row-major element range of it
+  Tensor data;         // flat, contiguous, end - begin elements
 };
 
 /// What a checkpoint says beside its tensors.
 struct CheckpointState {
-  int64_t step = 0;            // steps finished
+  int64_t step = 0;  // steps finished
   int64_t applied_steps = 0, skipped_in_a_row = 0;
   int64_t seed = 0, samples = 0;  // data position: samples drawn
   double loss_scale = 1;
-  std::string config;          // the resolved RUN.toml
+  std::string config;  // the resolved RUN.toml
 };
 
 /// Checkpoints of one run: DIR/00000120/rank-00000.safetensors ... and manifest.json, which rank 0 renames into place last, after every
@@ -37,20 +37,24 @@ class CheckpointStore {
   /// Keeps the `keep` newest checkpoints. All functions but `list` are collective over `host`.
   CheckpointStore(std::filesystem::path directory, int64_t keep, HostGroup& host, Messages* messages);
 
-  /// Writes the ranges of all ranks: each element of each tensor exactly once over all ranks. Removes what is older than `keep` only after
-  /// the new one is complete. A full disk or a failed write: DataError on every rank, the older checkpoints survive and the partial one is removed.
+  /// Writes the ranges of all ranks: each element of each tensor exactly once over all ranks (else InternalError). Replaces a checkpoint
+  /// of the same step. Removes what unfinished saves left before, and only after the new one is complete what `keep` does not cover and
+  /// later steps, which a resume has passed over. A full disk or a failed write: the same DataError on every rank, the older checkpoints
+  /// survive and the partial one is removed. Takes 5 MiB of host memory. On a null device nothing is written.
   void save(const CheckpointState& state, const std::vector<CheckpointRange>& ranges, Device& device);
 
   /// The newest checkpoint whose files are all there and match their checksums; damaged ones are named in a notice and passed over.
   /// No value when there is none at all; DataError when all are damaged.
   std::optional<CheckpointState> newest();
-  /// Fills `ranges` from checkpoint `step`, whatever the layout that wrote it. DataError naming a tensor that is missing or has another shape.
+  /// Fills `ranges` from checkpoint `step`, whatever the layout that wrote it. DataError naming a tensor that is missing or has another shape or dtype.
   void load(int64_t step, const std::vector<CheckpointRange>& ranges, Device& device);
 
   /// Steps that have a manifest, ascending.
   static std::vector<int64_t> list(const std::filesystem::path& directory);
 
  private:
+  void remove_old(int64_t saved) noexcept;
+
   std::filesystem::path directory_;
   int64_t keep_;
   HostGroup& host_;

@@ -19,14 +19,14 @@ namespace tessera {
 
 static_assert(std::endian::native == std::endian::little, "numbers go to the disk as they stand in memory");
 
-using Json = nlohmann::ordered_json;  // keeps the order of the file
+using Json = nlohmann::json;
 
 constexpr int64_t length_bytes = 8;
 constexpr int64_t most_header_bytes = 100'000'000;  // the limit of the format's own library
 
 constexpr std::pair<std::string_view, int64_t> element_bytes[] = {
-    {"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
-    {"BF16", 2}, {"I32", 4},  {"U32", 4}, {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8},
+    {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+    {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8},
 };
 
 int64_t safetensors_element_bytes(std::string_view dtype) {
@@ -66,7 +66,7 @@ int64_t SafetensorsTensor::bytes() const { return data_bytes(*this); }
 // ---- writing
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsTensor> tensors) : file_(path.string()) {
-  Json header = Json::object();
+  Json header = Json::object();  // sorted by name; the data stands in the order of `tensors`
   int64_t offset = 0;
   for (SafetensorsTensor& tensor : tensors) {
     invariant(safetensors_element_bytes(tensor.dtype) > 0 && tensor.bytes() >= 0, "a safetensors file holds known dtypes and sizes only");
@@ -145,8 +145,9 @@ void SafetensorsFile::parse_header(const std::string& text) {
     }
     SafetensorsTensor tensor{name, dtype.get<std::string>(), shape.get<std::vector<int64_t>>(), offsets[0].get<int64_t>()};
     const int64_t bytes = tensor.bytes(), stated = offsets[1].get<int64_t>() - tensor.offset;
-    if (bytes != stated) throw refuse(fmt::format("data_offsets {} are {} bytes, but {} {} takes {}", offsets.dump(), stated, tensor.dtype, shape.dump(), bytes));
-    if (!index_.emplace(name, 0).second) throw refuse("it stands twice in the header");
+    if (bytes != stated)
+      throw refuse(
+          fmt::format("data_offsets {} are {} bytes, but {} {} takes {}", offsets.dump(), stated, tensor.dtype, shape.dump(), bytes));
     tensors_.push_back(std::move(tensor));
   }
   // Empty tensors stand where the next begins.
@@ -158,14 +159,15 @@ void SafetensorsFile::check_offsets() const {
   int64_t end = 0;
   for (const SafetensorsTensor& tensor : tensors_) {
     if (tensor.offset != end) {
-      throw foreign(path_, fmt::format("tensor {} begins at byte {} of the data, {} its predecessor, which ends at {}", tensor.name, tensor.offset,
-                                       tensor.offset < end ? "within" : "behind a gap after", end));
+      throw foreign(path_, fmt::format("tensor {} begins at byte {} of the data, {} its predecessor, which ends at {}", tensor.name,
+                                       tensor.offset, tensor.offset < end ? "within" : "behind a gap after", end));
     }
     end += tensor.bytes();
   }
   const int64_t data = bytes_ - data_begin_;
   if (data == end) return;
-  throw foreign(path_, fmt::format("the file is {}: {} bytes of data where its header states {}", data < end ? "truncated" : "too long", data, end));
+  throw foreign(
+      path_, fmt::format("the file is {}: {} bytes of data where its header states {}", data < end ? "truncated" : "too long", data, end));
 }
 
 const SafetensorsTensor* SafetensorsFile::find(const std::string& name) const {

@@ -74,6 +74,7 @@ std::vector<std::string> ThreadsWorld::exchange(int rank, const char* call, std:
     if (round_ != round) break;
     if (const auto ended = ended_among(missing()); !ended.empty()) leave(" waits for " + ranks_text(ended) + ", which ended without it");
     const bool woken = self.changed.wait_until(lock, deadline, [&] { return aborted_ || round_ != round || self.version != self.seen; });
+    if (round_ != round) break;  // complete, whatever has happened since
     throw_if_aborted(rank, call);
     if (!woken) leave(" waited " + format_seconds(timeout_seconds) + " for " + ranks_text(missing()));
   }

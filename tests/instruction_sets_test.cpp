@@ -59,8 +59,8 @@ template <class Exact>
 double worst_ulps(const std::vector<float>& x, const std::vector<float>& y, Exact exact) {
   double worst = 0;
   for (size_t i = 0; i < x.size(); i++) {
-    const double value = exact(static_cast<double>(x[i])), ulp = std::ldexp(1.0, std::ilogb(value) - 23);
-    if (value != 0) worst = std::max(worst, std::abs(y[i] - value) / ulp);
+    const double value = exact(static_cast<double>(x[i]));
+    if (value != 0) worst = std::max(worst, std::abs(y[i] - value) / std::ldexp(1.0, std::ilogb(value) - 23));
   }
   return worst;
 }

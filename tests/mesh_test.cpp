@@ -33,8 +33,8 @@ TEST_P(MeshRanks, MeetInEveryGroupWhomTheLayoutNames) {
   run_thread_ranks(
       layout.ranks(),
       [&](HostGroup& host) {
-        Mesh mesh(layout, host);
         Stream stream("communication", true);
+        Mesh mesh(layout, host);
         std::vector<int> everyone;
         for (int r = 0; r < host.size(); r++) everyone.push_back(r);
         EXPECT_EQ(mesh.rank(), host.rank());
@@ -58,8 +58,8 @@ TEST_P(MeshRanks, SendForwardAndBackwardInAnyOrder) {
   run_thread_ranks(
       layout.ranks(),
       [&](HostGroup& host) {
-        Mesh mesh(layout, host);
         Stream stream("communication", true);
+        Mesh mesh(layout, host);
         mesh.progress_on(stream);
         Comm &forward = mesh.pipe_forward(), &backward = mesh.pipe_backward();
         const int p = forward.rank(), last = forward.size() - 1;

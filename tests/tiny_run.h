@@ -9,8 +9,8 @@
 
 namespace tessera {
 
-/// A training run small enough for a test: 4 blocks, hidden 32, 4 heads, vocabulary 96, 16 positions, 8 sequences a step in micro-batches of
-/// 2, tied, two steps of warm-up, one op thread a rank, and a clip so small that it acts in every step.
+/// A training run small enough for a test: 4 blocks, hidden 32, 4 heads, vocabulary 96, 16 positions, 8 sequences a step in
+/// micro-batches of 2, tied, two steps of warm-up, one op thread a rank, and a clip so small that it acts in every step.
 struct TinyRun {
   std::vector<std::string> sets;  // "parallel.pp=2", over the defaults above; train.steps (the learning rate's curve) is first_step + steps
   int ranks = 1;                  // threads of this process

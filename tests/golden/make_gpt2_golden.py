@@ -19,11 +19,13 @@ import torch.nn.functional as F
 
 LAYERS, HIDDEN, HEADS, VOCAB, CONTEXT = 2, 24, 3, 89, 16  # odd sizes: rows that fill no vector register
 BATCH, MICRO_BATCH, STEPS = 4, 2, 20
-PEAK, FINAL_FRACTION, WARMUP, WEIGHT_DECAY, BETAS, EPSILON, CLIP = 1e-2, 0.1, 4, 0.1, (0.9, 0.95), 1e-8, 1.35
+PEAK, FINAL_FRACTION, WARMUP, WEIGHT_DECAY, BETAS, EPSILON, CLIP = 1e-2, 0.1, 4, 0.1, (0.9, 0.95), 1e-8, 1.2
 
 
 def initial_weights():
-    """Larger than usual and never constant, so that every bias, norm and attention score counts."""
+    """Three times GPT-2's 0.02, in biases and norms too, so that every parameter counts: each gradient is at least a hundredth of its
+    share of the whole. Not more: the key biases' gradients are zero in theory, and their rounding noise, in PyTorch as in any fp32, grows
+    with about the third power of this scale. Here PyTorch's is below a tenth of the test's bound; at 0.15 it is nine tenths."""
     shapes = {"embedding.token.weight": (VOCAB, HIDDEN), "embedding.position.weight": (CONTEXT, HIDDEN)}
     for layer in range(LAYERS):
         attention, mlp = f"blocks.{layer}.attention.", f"blocks.{layer}.mlp."
@@ -34,7 +36,7 @@ def initial_weights():
         for norm in (attention, mlp):
             shapes |= {norm + "norm.weight": (HIDDEN,), norm + "norm.bias": (HIDDEN,)}
     shapes |= {"head.norm.weight": (HIDDEN,), "head.norm.bias": (HIDDEN,)}
-    return {name: torch.randn(shape) * 0.15 + (1 if name.endswith("norm.weight") else 0) for name, shape in shapes.items()}
+    return {name: torch.randn(shape) * 0.06 + (1 if name.endswith("norm.weight") else 0) for name, shape in shapes.items()}
 
 
 def norm(x, w, name):
@@ -134,13 +136,15 @@ def main():
     initial, tokens = initial_weights(), sample_tokens()
     losses, norms, gradients = train(initial, tokens, torch.float32)
     exact, _, _ = train(initial, tokens, torch.float64)
-    tensors = {"weight/" + name: value for name, value in initial.items()} | {"gradient/" + name: value for name, value in gradients.items()}
-    tensors |= {"tokens": tokens.int(), "losses": torch.tensor(losses, dtype=torch.float64), "norms": torch.tensor(norms, dtype=torch.float64)}
+    tensors = {"weight/" + name: value for name, value in initial.items()}
+    tensors |= {"gradient/" + name: value for name, value in gradients.items()}
+    tensors |= {"tokens": tokens.int()}
+    tensors |= {"losses": torch.tensor(losses, dtype=torch.float64), "norms": torch.tensor(norms, dtype=torch.float64)}
     path = Path(__file__).resolve().parent / "gpt2_tiny.safetensors"
     write_safetensors(path, tensors)
-    for step, values in enumerate(zip(losses, norms, exact)):
-        loss, size, double = values
-        print(f"step {step + 1:2}  loss {loss:.7f}  from fp64 {abs(loss - double) / double:.1e}  norm {size:.4f}{'  clipped' if size > CLIP else ''}")
+    for step, (loss, size, double) in enumerate(zip(losses, norms, exact), start=1):
+        clipped = "  clipped" if size > CLIP else ""
+        print(f"step {step:2}  loss {loss:.7f}  from fp64 {abs(loss - double) / double:.1e}  norm {size:.4f}{clipped}")
     print(f"{path}: {path.stat().st_size} bytes")
 
 

@@ -1,0 +1,105 @@
+// One truth: what null counts is what cpu does, op by op and byte by byte; and what the formulas say.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+#include "engine/dry_run.h"
+#include "engine/trainer.h"
+#include "planner/formula.h"
+#include "tests/tiny_run.h"
+
+namespace tessera {
+
+namespace {
+
+struct Layouts : testing::TestWithParam<std::pair<std::vector<std::string>, int>> {
+  TinyRun tiny() const { return {.sets = GetParam().first, .ranks = GetParam().second, .steps = 1}; }
+};
+
+}  // namespace
+
+TEST_P(Layouts, TheTraceOnNullEqualsTheTraceOnCpuOpByOp) {
+  TinyRun tiny = this->tiny();
+  const ResolvedRun run = resolve_tiny(tiny);
+  std::vector<Trace> traces(tiny.ranks);
+  tiny.start = [&](Trainer& trainer) {
+    trainer.initialize();
+    trainer.device().compute().set_trace(&traces[trainer.mesh().rank()]);
+  };
+  tiny.finish = [](Trainer& trainer) { trainer.device().compute().set_trace(nullptr); };
+  run_tiny(tiny);
+  for (int rank = 0; rank < tiny.ranks; rank++) {
+    const Trace null = dry_run(run, rank, {.kind = DeviceKind::Cpu, .threads = 1}, true).trace;
+    ASSERT_GT(null.size(), 100u);
+    ASSERT_GE(traces[rank].size(), null.size());
+    for (size_t i = 0; i < null.size(); i++) {
+      ASSERT_TRUE(null[i] == traces[rank][i]) << "rank " << rank << ", entry " << i << ": " << name_of(null[i].info.kind) << " on null, "
+                                              << name_of(traces[rank][i].info.kind) << " on cpu";
+    }
+  }
+}
+
+TEST_P(Layouts, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
+  TinyRun tiny = this->tiny();
+  const ResolvedRun run = resolve_tiny(tiny);
+  tiny.finish = [&](Trainer& trainer) {
+    const RandomTokens tokens(run.model.vocab);
+    trainer.evaluate(&tokens, 1);
+    const DryRun dry = dry_run(run, trainer.mesh().rank(), trainer.device().traits());
+    EXPECT_EQ(trainer.device().arena().size(), dry.size);
+    for (int space = 0; space < memory_spaces; space++) {
+      EXPECT_EQ(trainer.device().arena().use().total_peak_bytes[space], dry.use.total_peak_bytes[space]);
+      for (int category = 0; category < memory_categories; category++) {
+        EXPECT_EQ(trainer.device().arena().use().peak_bytes[space][category], dry.use.peak_bytes[space][category])
+            << name_of(static_cast<MemoryCategory>(category));
+      }
+    }
+  };
+  run_tiny(tiny);
+}
+
+TEST_P(Layouts, TheFormulaEqualsTheDryRun) {
+  const ResolvedRun run = resolve_tiny(tiny());
+  for (int rank = 0; rank < run.layout.ranks(); rank++) {
+    MemoryTable table = predict_memory(run.model, run.layout, run.micro_batch, rank);
+    add_memory_rows(table, rank, dry_run(run, rank, {.threads = 1}).use, &MemoryRow::dry_run_bytes);
+    for (MemoryCategory category : {MemoryCategory::Weights, MemoryCategory::Gradients, MemoryCategory::OptimizerStates}) {
+      const MemoryRow* row = table.find(rank, MemorySpace::Device, category);
+      EXPECT_EQ(row->formula_bytes, row->dry_run_bytes) << name_of(category);
+    }
+    const MemoryRow* activations = table.find(rank, MemorySpace::Device, MemoryCategory::Activations);
+    EXPECT_NEAR(static_cast<double>(*activations->formula_bytes) / static_cast<double>(*activations->dry_run_bytes), 1, 0.01);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(DryRunRanks, Layouts,
+                         testing::Values(std::pair(std::vector<std::string>{}, 1), std::pair(std::vector<std::string>{"parallel.pp=2"}, 2),
+                                         std::pair(std::vector<std::string>{"parallel.pp=4", "parallel.schedule=gpipe"}, 4),
+                                         std::pair(std::vector<std::string>{"parallel.pp=2", "model.tied=false"}, 2),
+                                         std::pair(std::vector<std::string>{"parallel.dp=2"}, 2),
+                                         std::pair(std::vector<std::string>{"parallel.dp=3", "parallel.zero=1", "train.batch_size=12"}, 3),
+                                         std::pair(std::vector<std::string>{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4)));
+
+TEST(DryRun, NeedsNoMemoryWorthSpeakingOfForGpt3175b) {
+  RunConfig config;
+  config.model.preset = "gpt3-175b";
+  config.train.batch_size = config.train.micro_batch_size = 1;
+  const int64_t before = resident_memory_bytes();
+  const DryRun dry = dry_run(resolve(config, {}, 1, 0), 0, {.threads = 1});
+  EXPECT_GT(dry.size.total_bytes(), int64_t{2} << 40);
+  EXPECT_LT(resident_memory_bytes() - before, int64_t{200} << 20);
+}
+
+TEST(DryRun, RefusesARunThatDoesNotFitAndNamesTheCategories) {
+  const DryRun dry = dry_run(resolve_tiny({}), 0, {.threads = 1});
+  expect_fits(dry, dry.size.total_bytes(), 1, dry.size.total_bytes());
+  try {
+    expect_fits(dry, dry.size.total_bytes(), 1, dry.size.total_bytes() - 1);
+    FAIL() << "nothing was thrown";
+  } catch (const OutOfMemoryError& error) {
+    EXPECT_NE(error.text().where.find("activations"), std::string::npos);
+    EXPECT_NE(error.text().hint.find("train.micro_batch_size"), std::string::npos);
+  }
+}
+
+}  // namespace tessera
