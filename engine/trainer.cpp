@@ -41,6 +41,7 @@ Trainer::Trainer(const ResolvedRun& run, Device& device, Mesh& mesh)
   };
   act_in_ = ring(&Program::act_ring), act_out_ = ring(&Program::send_act_ring);
   grad_in_ = ring(&Program::grad_ring), grad_out_ = ring(&Program::send_grad_ring);
+  mesh.progress_on(device.compute());  // transfers move between ops, not only inside waits
   act_ready_.resize(act_in_.count());
   grad_ready_.resize(grad_in_.count());
 

@@ -90,8 +90,8 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
   for (const std::string& bytes : host.gather(std::to_string(dry_.size.total_bytes()))) needed += std::stoll(bytes);
   expect_fits(dry_, needed, host.size(), available_memory_bytes());
   host.barrier();  // nobody allocates before everybody has looked
-  if (leads()) peak_flops_ = measured_matmul_flops_per_second(*device_);
-  peak_flops_ = std::stod(host.broadcast(fmt::format("{}", peak_flops_)));
+  // All ranks at once, as in a step: ranks that share cores share the peak.
+  for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_)))) peak_flops_ += std::stod(flops) / host.size();
   device_->reserve(dry_.size);
   mesh_ = std::make_unique<Mesh>(run.layout, host);
   trainer_ = std::make_unique<Trainer>(run, *device_, *mesh_);
@@ -153,7 +153,9 @@ int64_t TrainingRun::eval_batches() const {
 
 std::optional<float> TrainingRun::evaluate() {
   if (eval_batches() == 0) return std::nullopt;
+  const Profile steps_only = device_->compute().profile();
   val_loss_ = static_cast<float>(trainer_->evaluate(data_.validation.get(), eval_batches()));
+  device_->compute().profile() = steps_only;  // the waterfall is that of a step
   return val_loss_;
 }
 

@@ -27,7 +27,6 @@ libtomlplusplus-dev |            | toml++: configuration files
 libcli11-dev        |            | CLI11: command line
 nlohmann-json3-dev  |            | JSON: metrics, reports, checkpoints
 libfmt-dev          |            | fmt: formatting
-|            | spdlog: messages
 libxxhash-dev       |            | xxHash: checksums of checkpoints
 libgtest-dev        |            | GoogleTest: tests
 "

@@ -56,7 +56,7 @@ hash_of() { sha256sum | cut -c 1-16; }
 # The text of every machine that can build Tessera, folder by folder, sorted, until there is enough: licences, C++, then C.
 list_system_text() {
   local folder
-  for folder in /usr/share/common-licenses "/usr/include/c++/$(g++ -dumpversion)" /usr/include/{CLI,fmt,gtest,hwy,nlohmann,spdlog,toml++} /usr/include/linux; do
+  for folder in /usr/share/common-licenses "/usr/include/c++/$(g++ -dumpversion)" /usr/include/{CLI,fmt,gtest,hwy,nlohmann,toml++} /usr/include/linux; do
     if [[ -d $folder ]]; then find "$folder" -type f -size +0 -printf '%s %p\n' | LC_ALL=C sort -k 2; fi
   done | awk -v most="$system_text_bytes_max" '{ bytes += $1; if (bytes > most) exit; sub(/^[0-9]+ /, ""); print }'
 }
