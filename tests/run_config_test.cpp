@@ -26,7 +26,9 @@ std::string error_of(const RunConfig& config, int ranks) {
 }  // namespace
 
 TEST(RunConfig, DefaultsThatDependOnOtherKeysAreResolved) {
-  const ResolvedRun run = resolve(small(), {}, 4, 0);
+  RunConfig config = small();
+  config.train.micro_batch_size = 2;
+  const ResolvedRun run = resolve(config, {}, 4, 0);
   EXPECT_EQ(run.model.head_dim, 8);
   EXPECT_EQ(run.model.ffn, 128);
   EXPECT_EQ(run.micro_batch.T, 16);

@@ -79,7 +79,7 @@ fi
 
 heading "build"
 mkdir -p build
-if ! { cmake --preset release && cmake --build --preset release; } >build/quickstart.log 2>&1 </dev/null; then
+if ! { cmake --preset release && cmake --build --preset release --target tessera; } >build/quickstart.log 2>&1 </dev/null; then
   tail -n 40 build/quickstart.log >&2
   stop "the build failed" "all of its output: build/quickstart.log"
 fi
