@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cstdlib>
+#include <algorithm>
 
 namespace tessera {
 
@@ -28,9 +28,9 @@ SignalWatch::~SignalWatch() {
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
-bool SignalWatch::vote(int64_t step) {
+bool SignalWatch::vote(int64_t step, int64_t steps) {
   const std::lock_guard lock(mutex_);
-  current_step_ = step;
+  current_step_ = step, steps_ = steps;
   return requested_;
 }
 
@@ -45,9 +45,9 @@ void SignalWatch::watch() {
     {
       const std::lock_guard lock(mutex_);
       requested_ = true;
-      step = current_step_;
+      step = std::min(current_step_ + 3, steps_);  // voted in the next step, read two steps later; one more because people count from 1
     }
-    announce_(step + 3);  // voted in step `step` + 1, read two steps later; + 1 because people count from 1
+    announce_(step);
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <thread>
 
@@ -16,15 +17,15 @@ class SignalWatch {
   ~SignalWatch();
   SignalWatch(const SignalWatch&) = delete;
 
-  /// The stop vote of the step that is about to start (from 0). A vote in step s is read at the start of step s + 2.
-  bool vote(int64_t step);
+  /// The stop vote of step `step` of `steps` (from 0), which is about to start. A vote in step s is read at the start of step s + 2.
+  bool vote(int64_t step, int64_t steps);
   bool requested() const { return requested_; }
 
  private:
   void watch();
   std::function<void(int64_t)> announce_;
   std::mutex mutex_;
-  int64_t current_step_ = -1;
+  int64_t current_step_ = -1, steps_ = std::numeric_limits<int64_t>::max();
   std::atomic<bool> requested_ = false, ended_ = false;
   std::thread thread_;
 };

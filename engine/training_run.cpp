@@ -142,6 +142,9 @@ void TrainingRun::choose_steps_by_time() {
 }
 
 void TrainingRun::write_config() const {
+  std::error_code failed;
+  std::filesystem::create_directories(options_.run_dir, failed);
+  if (failed) throw DataError({fmt::format("{} cannot be made: {}", options_.run_dir.string(), failed.message()), options_.run_dir.string(), {}, {}});
   RunConfig config = run_.config;
   config.train.minutes = 0;  // spent: the number of steps says it now
   write_text_atomically(files_.config, write_toml(config));
@@ -167,7 +170,7 @@ TrainingResult TrainingRun::run() {
     if (step_ - 2 >= settled_) settle(step_ - 2);   // the fixed point at which the host reads: all ranks decide alike
     if (stop_) break;
     if (step_ == first + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = 0;
-    const bool vote = signals_ && leads() && signals_->vote(step_);
+    const bool vote = signals_ && leads() && signals_->vote(step_, run_.config.train.steps);
     const double start = steady_seconds();
     trainer_->train_step(step_, data_.training.get(), vote);
     const double seconds = steady_seconds() - start;

@@ -18,6 +18,9 @@ void check(const ModelSpec& spec) {
   at_least("vocab", spec.vocab, 2);
   at_least("context", spec.context, 1);
   at_least("head_dim", spec.head_dim, 1);
+  if (spec.head_dim > 256) {
+    throw ConfigError({fmt::format("attention heads of width {} are too wide", spec.head_dim), "[model]", "model.hidden / model.heads, or model.head_dim, up to 256", {}});
+  }
 }
 
 }  // namespace tessera

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include <algorithm>
+#include <iterator>
 #include <numeric>
 
 #include "base/error.h"

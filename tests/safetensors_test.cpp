@@ -59,7 +59,8 @@ TEST_F(Safetensors, WhatIsWrittenIsReadBackByName) {
   const std::vector<double> wide = {1.5, -2.25, 1e300};
   const std::vector<float> matrix = {0, 1, 2, 3, 4, 5};
   const std::vector<uint16_t> half = {0x3f80};
-  SafetensorsWriter writer(path_, {{"wide", "F64", {3}}, {"a/matrix@0:2,0:3", "F32", {2, 3}}, {"scalar", "BF16", {}}, {"none", "I64", {0, 4}}});
+  SafetensorsWriter writer(path_,
+                           {{"wide", "F64", {3}}, {"a/matrix@0:2,0:3", "F32", {2, 3}}, {"scalar", "BF16", {}}, {"none", "I64", {0, 4}}});
   writer.write(bytes_of_values(wide).first(5));  // pieces need not end with a tensor
   writer.write(bytes_of_values(wide).subspan(5));
   writer.write(bytes_of_values(matrix));
@@ -154,7 +155,8 @@ TEST_F(Safetensors, ForeignAndContradictoryHeadersAreRefusedNamingTheTensor) {
       {tensor(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0])"), "tensor_a"},
       {tensor(R"("dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615])"), "offsets"},
       {tensor(R"("dtype":"F32","shape":[1],"data_offsets":[4,8])"), "gap"},
-      {R"({"tensor_a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"tensor_b":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}})", "within"},
+      {R"({"tensor_a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"tensor_b":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}})",
+       "within"},
       {R"({"tensor_a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"tensor_a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", "gap"},
       {tensor(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), "too long"},
       {tensor(R"("dtype":"F32","shape":[3],"data_offsets":[0,12])"), "truncated"},

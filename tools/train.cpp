@@ -50,20 +50,17 @@ void run_null(const TrainArguments& arguments) {
   print_ops(dry.step);
 }
 
-/// Refuses to overwrite, and makes the directory.
-std::filesystem::path prepare_run_dir(const TrainArguments& arguments) {
+/// The run's directory: refuses one that exists unless it is resumed.
+std::filesystem::path choose_run_dir(const TrainArguments& arguments) {
   const std::filesystem::path run_dir =
       arguments.run_dir.empty() ? std::filesystem::path("runs") / std::filesystem::path(arguments.file).stem() : std::filesystem::path(arguments.run_dir);
   const bool exists = std::filesystem::exists(RunFiles(run_dir).config);
   if (exists && !arguments.resume) {
     throw ConfigError({fmt::format("the run {} exists", run_dir.string()), run_dir.string(), "--resume to go on with it, or another --run-dir", {}});
   }
-  if (!exists && std::filesystem::exists(run_dir) && !std::filesystem::is_empty(run_dir)) {
+  if (!exists && std::filesystem::exists(run_dir) && !(std::filesystem::is_directory(run_dir) && std::filesystem::is_empty(run_dir))) {
     throw ConfigError({fmt::format("{} is not empty and holds no run", run_dir.string()), run_dir.string(), "an empty or new --run-dir", {}});
   }
-  std::error_code failed;
-  std::filesystem::create_directories(run_dir, failed);
-  if (failed) throw DataError({fmt::format("{} cannot be made: {}", run_dir.string(), failed.message()), run_dir.string(), {}, {}});
   return run_dir;
 }
 
@@ -73,7 +70,7 @@ void run_cpu(const TrainArguments& arguments) {
   options.start_bytes = resident_memory_bytes();
   Messages messages;
   const int ranks = std::max(1, arguments.ranks);
-  const std::filesystem::path run_dir = prepare_run_dir(arguments);
+  const std::filesystem::path run_dir = choose_run_dir(arguments);
   // On resume the run's own file comes first, so that what it resolved (the number of steps of a time budget) stays.
   const std::filesystem::path stored = RunFiles(run_dir).config;
   const LoadedConfig loaded = load_config({std::filesystem::exists(stored) ? stored : std::filesystem::path(), arguments.file}, arguments.sets);
