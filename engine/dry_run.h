@@ -9,7 +9,8 @@
 
 namespace tessera {
 
-/// What one training step, one evaluation and one save take on a rank, counted by the trainer's own code on the null device.
+/// What one training step and one evaluation take on a rank, counted by the trainer's own code on the null device. A save takes nothing
+/// from the arena.
 struct DryRun {
   ArenaSize size;     // what a real arena must reserve, to the byte
   ArenaUse use;       // peaks by category

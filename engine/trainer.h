@@ -25,12 +25,12 @@ class Trainer {
   /// One optimizer step on the next batch_size samples. Nothing waits for its result: `control(step)` is read later. `data` may be null
   /// on the null device.
   void train_step(int64_t step, const BatchSource* data, bool stop_vote);
-  /// Mean loss over `batches` batches of `data`, the same on every rank; weights stay as they are.
+  /// Mean loss over the first `batches` batches of `data`, the same on every rank; weights stay as they are. The host waits for it.
   double evaluate(const BatchSource* data, int64_t batches);
-  /// Logits [V] behind the last of `tokens` (at most T), on the stage that holds the head; one rank only.
+  /// Logits [V] behind the last of `tokens` (1 to T). InternalError unless this rank holds the whole model.
   std::vector<float> next_logits(std::span<const int32_t> tokens);
 
-  /// What all ranks agreed on at the end of `step`: one of the newest three.
+  /// What all ranks agreed on at the end of `step`, one of the newest three: older copies are overwritten.
   StepControl control(int64_t step) const;
   /// Resuming: the state after `control.step` steps, `samples` of the data drawn.
   void restore(const StepControl& control, int64_t samples);

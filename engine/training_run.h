@@ -20,7 +20,7 @@ struct RunData {
   std::unique_ptr<BatchSource> training, validation;
   int64_t validation_samples = 0;
 };
-/// DataError when the file is missing, broken, too short, or holds tokens beyond the vocabulary.
+/// ConfigError without data.path; DataError when the file is missing, broken, too short, or holds tokens beyond the vocabulary.
 RunData open_run_data(const ResolvedRun& run);
 
 struct TrainingOptions {
@@ -37,7 +37,8 @@ struct TrainingResult {
 };
 
 /// Trains on this rank from start or resume to the end or a signal: dry run, memory, steps, evaluation, checkpoints, metrics, report.
-/// Collective over `host`. `messages` and `signals` are used on rank 0 only.
+/// Collective over `host`. `messages` and `signals` (may be null) are used on rank 0 only. OutOfMemoryError, before anything is allocated,
+/// when the ranks need more than the machine has; DataError when train.max_skipped_steps steps in a row were not finite.
 TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
                             SignalWatch* signals);
 

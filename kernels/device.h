@@ -72,7 +72,8 @@ class Device {
   Stream compute_, communication_;
 };
 
-/// GFLOP/s of the best of several square fp32 matmuls on `threads` threads: the measured peak of an MFU receipt. Takes about 0.3 s.
+/// FLOP/s of the fastest of several square fp32 matmuls with the device's threads: the measured peak of an MFU receipt.
+/// InternalError on null.
 double measured_matmul_flops_per_second(Device& device);
 
 }  // namespace tessera

@@ -3,7 +3,8 @@
 
 namespace tessera {
 
-/// Rows whose logits are held at once: so many that they take at most 128 MiB, a multiple of 32 where that leaves any.
+/// Rows whose logits are held at once: so many that they take at most 128 MiB, a multiple of 32 where that leaves any;
+/// at least one and at most `rows`.
 int64_t loss_chunk_rows(int64_t rows, int64_t vocab);
 
 /// Final norm, projection to the vocabulary, softmax cross-entropy: in row chunks, so that logits memory is bounded and nothing is kept
@@ -13,7 +14,8 @@ class LossHead {
   LossHead(const ModelSpec& spec, const UnitDecls& unit);
   static void declare(const ModelSpec& spec, std::vector<ParamDecl>& decls);
 
-  /// Loss and all gradients: dh [N, H] of the final hidden state h [N, H]; targets [N]; each token's loss is scaled by `scale` in the gradient.
+  /// Loss and all gradients: dh [N, H], overwritten, of the final hidden state h [N, H]; targets [N]; each token's loss is
+  /// scaled by `scale` in the gradient, and added unscaled to partial.
   void backward(Tensor dh, Tensor h, Tensor targets, float scale, StepPartial* partial, const UnitView& unit, PassContext& pass) const;
   /// The loss alone, added to partial.
   void loss(Tensor h, Tensor targets, StepPartial* partial, const UnitView& unit, PassContext& pass) const;

@@ -5,7 +5,8 @@
 
 namespace tessera {
 
-/// The shape of a decoder-only transformer: plain data.
+/// The shape of a decoder-only transformer: plain data. hidden: width of the residual stream; head_dim: width of a head, heads x head_dim
+/// may differ from hidden; ffn: width inside the MLP; context: the most positions of a sequence.
 struct ModelSpec {
   std::string architecture = "gpt2";
   int64_t layers = 0, hidden = 0, heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
@@ -25,7 +26,7 @@ struct BatchShape {
   int64_t rows() const { return B * T; }
 };
 
-/// A published model, with the number of parameters that its authors give (0: none).
+/// A published model under the name that model.preset takes (docs/decisions/0004-presets-as-a-table.md).
 struct ModelPreset {
   std::string name;
   ModelSpec spec;

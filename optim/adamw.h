@@ -17,7 +17,8 @@ struct AdamWConfig {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
 };
 
-/// Decoupled weight decay on matrices, none on biases and norms.     Loshchilov & Hutter 2019, arXiv:1711.05101
+/// Decoupled weight decay on matrices and embeddings (ParamDecl::decay), none on biases and norms.
+/// Loshchilov & Hutter 2019, arXiv:1711.05101
 class AdamW {
  public:
   static std::vector<OptimizerStateDecl> states() { return {{"m", DType::f32}, {"v", DType::f32}}; }
@@ -26,7 +27,7 @@ class AdamW {
 
   /// Takes states for the range of each bucket that this rank updates.
   AdamW(const AdamWConfig& config, ShardedParams& params, Device& device);
-  /// One flat launch a bucket. Returns early on the device when control says skip.
+  /// One flat launch a bucket, on gradients that ShardedParams::reduce has summed. Returns early on the device when control says skip.
   void update(double learning_rate, const StepControl* control, Stream& stream);
 
   /// State `s` of bucket `b` (index into ShardedParams::buckets): flat [update_end - update_begin].

@@ -411,6 +411,7 @@ TEST_F(CheckpointRanks, EveryKindOfDamageIsFound) {
                              256 * static_cast<uint8_t>(good_data[1]));
        }},
       {"name in the header", [&] { flip_byte(data, static_cast<int64_t>(good_data.size()) - 10); }},
+      {"another dtype of the same size", [&] { put(data, std::string(good_data).replace(good_data.find("F32"), 3, "I32")); }},
       {"manifest cut short", [&] { put(manifest, good_manifest.substr(0, good_manifest.size() / 2)); }},
       {"empty manifest", [&] { put(manifest, ""); }},
       {"foreign manifest", [&] { put(manifest, "{\"format\": \"other\"}"); }},

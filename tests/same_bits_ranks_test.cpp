@@ -72,7 +72,10 @@ TEST(SameBitsRanks, MoreReplicasComputeTheSameUpToRounding) {
   for (const Case& layout : {Case{"dp=2", {"parallel.dp=2"}, 2}, Case{"dp=4", {"parallel.dp=4"}, 4}, Case{"pp=2", {"parallel.pp=2"}, 2},
                              Case{"dp=2 pp=2 zero=1", {"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4}}) {
     const TinyResult other = run(layout.sets, layout.ranks);
-    for (size_t s = 0; s < one.losses.size(); s++) EXPECT_NEAR(other.losses[s] / one.losses[s], 1, 1e-5) << layout.name << ", step " << s;
+    for (size_t s = 0; s < one.losses.size(); s++) {
+      EXPECT_NEAR(other.losses[s] / one.losses[s], 1, 1e-5) << layout.name << ", step " << s;
+      EXPECT_NEAR(other.norms[s] / one.norms[s], 1, 1e-4) << layout.name << ", step " << s;
+    }
     EXPECT_LT(difference(other, one), 1e-3) << layout.name;  // Adam divides by the root of tiny second moments: rounding of a gradient near 0 is amplified
   }
 }
@@ -144,6 +147,19 @@ TEST_F(ResumeRanks, ACheckpointOfAnyLayoutLoadsInAnyOtherWithEveryTensorEqual) {
       EXPECT_EQ(loaded.weights, saved.weights) << from.name << " -> " << to.name;
       EXPECT_EQ(loaded.states, saved.states) << from.name << " -> " << to.name;
     }
+  }
+}
+
+TEST(SameBitsRanks, AnEvaluationIsTheTrainingLossOfItsBatchesOnAnyLayout) {
+  for (Case layout : layouts()) {
+    std::vector<double> evaluated(layout.ranks);
+    layout.sets.push_back("optimizer.learning_rate=0");  // both batches meet the initial weights
+    const TinyResult trained = run_tiny({.sets = layout.sets, .ranks = layout.ranks, .steps = 2, .start = [&](Trainer& trainer) {
+                                           trainer.initialize();
+                                           const RandomTokens tokens(resolve_tiny({}).model.vocab);
+                                           evaluated[trainer.mesh().rank()] = trainer.evaluate(&tokens, 2);
+                                         }});
+    for (double loss : evaluated) EXPECT_DOUBLE_EQ(loss, (trained.losses[0] + trained.losses[1]) / 2) << layout.name;
   }
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/random.h"
+#include "tests/tiny_run.h"
 
 namespace tessera {
 
@@ -48,5 +49,22 @@ TEST(Sampling, TopPKeepsTheFewestThatReachP) {
 }
 
 TEST(Sampling, ALowTemperatureSharpens) { EXPECT_GT(shares({.temperature = 0.5})[0], 0.6); }
+
+TEST(NextLogits, AreThoseThatTheLossOfASequenceReads) {
+  run_tiny({.sets = {"train.batch_size=1", "train.micro_batch_size=1"}, .steps = 3, .finish = [](Trainer& trainer) {
+              const RandomTokens data(resolve_tiny({}).model.vocab);
+              std::vector<int32_t> tokens(resolve_tiny({}).micro_batch.T + 1);
+              data.sample(0, tokens);
+              double sum = 0;
+              for (size_t t = 1; t < tokens.size(); t++) {
+                double exponentials = 0;
+                const std::vector<float> next = trainer.next_logits(std::span(tokens).first(t));
+                for (float logit : next) exponentials += std::exp(static_cast<double>(logit));
+                sum += std::log(exponentials) - next[tokens[t]];
+              }
+              const double loss = sum / static_cast<double>(tokens.size() - 1);
+              EXPECT_NEAR(trainer.evaluate(&data, 1) / loss, 1, 1e-5);
+            }});
+}
 
 }  // namespace tessera

@@ -83,7 +83,7 @@ def run(command, copy, log, seconds=None):
 def build(copy, log):
     if not (copy / "build/release/build.ninja").is_file() and run(["cmake", "--preset", "release"], copy, log) != 0:
         return False
-    return run(["cmake", "--build", "build/release"], copy, log) == 0
+    return run(["cmake", "--build", "build/release", "--target", "tessera_tests"], copy, log) == 0
 
 
 def test_pattern(test):
@@ -143,7 +143,7 @@ def main():
         print("0 passed, 1 failed")
         return 1
     width = max((len(mutation["name"]) for mutation in mutations), default=8)
-    print(f"{'mutation':<{width}}  {'result':<24}  {'seconds':>7}  test")
+    print(f"{'mutation':<{width}}  {'result':<24}  {'seconds':>7}  test", flush=True)
     unchanged = {mutation["test"]: None for mutation in mutations}
     for test in unchanged:  # a test that is red anyway proves nothing
         unchanged[test] = ctest(copy, test, log)
