@@ -119,21 +119,22 @@ void TrainingRun::start_or_resume() {
 
 /// Steps for the time budget, from a rate measured on the first batches; then everything starts anew.
 void TrainingRun::choose_steps_by_time() {
-  constexpr int measured_steps = 4;
-  double fastest = 0;
-  for (int64_t i = 0; i < measured_steps; i++) {
+  constexpr double measured_seconds = 3;
+  double seconds = 0;
+  int64_t timed_steps = 0;
+  for (int64_t i = 0; i < untimed_steps + 2 || (seconds < measured_seconds && i < 1000); i++) {
     const double start = steady_seconds();
     trainer_->train_step(i, data_.training.get(), false);
     trainer_->control(i);
-    const double seconds = steady_seconds() - start;
-    fastest = i < untimed_steps ? seconds : std::min(fastest, seconds);
+    if (i >= untimed_steps) seconds += steady_seconds() - start, timed_steps++;
+    seconds = std::stod(host_.broadcast(fmt::format("{}", seconds)));  // rank 0's clock decides for all
   }
   double evaluation = steady_seconds();
   evaluate();
   evaluation = steady_seconds() - evaluation;
   // Eleven evaluations at most: one every tenth of the run, one at its end.
   const double budget = std::max(0.0, run_.config.train.minutes * 60 - 11 * evaluation);
-  const int64_t steps = std::max<int64_t>(1, static_cast<int64_t>(budget / fastest));
+  const int64_t steps = std::max<int64_t>(1, static_cast<int64_t>(budget * static_cast<double>(timed_steps) / seconds));
   run_.config.train.steps = std::stoll(host_.broadcast(std::to_string(steps)));
   trainer_->set_steps(run_.config.train.steps);
   trainer_->initialize();
@@ -257,6 +258,7 @@ void TrainingRun::save() {
 
 /// Dry run and arena of every rank, and the process from outside; on rank 0.
 MemoryTable TrainingRun::gather_memory() {
+  const int64_t resident_bytes = resident_memory_bytes();  // before the gather: no rank has given its arena back yet
   MemoryTable own;
   add_memory_rows(own, host_.rank(), dry_.use, &MemoryRow::dry_run_bytes);
   add_memory_rows(own, host_.rank(), device_->arena().use(), &MemoryRow::measured_bytes);
@@ -266,7 +268,7 @@ MemoryTable TrainingRun::gather_memory() {
   for (const std::string& text : host_.gather(rows.dump())) {
     for (const Json& row : Json::parse(text)) table.add(row.get<MemoryRow>());
   }
-  ProcessMemory process{.source = "RssAnon + RssShmem", .ranks = table.ranks(), .start_bytes = options_.start_bytes, .peak_bytes = resident_memory_bytes()};
+  ProcessMemory process{.source = "RssAnon + RssShmem", .ranks = table.ranks(), .start_bytes = options_.start_bytes, .peak_bytes = resident_bytes};
   for (int space = 0; space < memory_spaces; space++) {
     process.explained_bytes += table.total(process.ranks, static_cast<MemorySpace>(space), &MemoryRow::measured_bytes).value_or(0);
   }

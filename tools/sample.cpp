@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "engine/sampling.h"
+#include "tokenizer/text_files.h"
 #include "tools/commands.h"
 #include "tools/run_loading.h"
 
@@ -28,7 +29,7 @@ void run_sample(const SampleArguments& arguments) {
     tokens.push_back(token);
     return true;
   });
-  std::puts(tokenizer.decode(tokens).c_str());
+  std::puts(valid_utf8(tokenizer.decode(tokens)).c_str());  // a sample may end inside a character
 }
 
 }  // namespace

@@ -1,0 +1,154 @@
+"""The `tessera` command as a user meets it: exit statuses, messages, signals, files, memory."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TESSERA = ROOT / "build/release/tools/tessera"
+
+RUN = """
+[model]
+layers = 2
+hidden = 64
+heads = 2
+context = 64
+[train]
+batch_size = 4
+micro_batch_size = 2
+eval_batches = 2
+"""
+
+
+def tessera(*arguments, **options):
+    return subprocess.run([TESSERA, *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, check=False, **options)
+
+
+class Command(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.path = pathlib.Path(cls.folder.name)
+        text = cls.path / "text"
+        text.mkdir()
+        for i in range(8):
+            (text / f"{i}.txt").write_text("\n".join(f"line {j} of file {i} says {i * j % 97}" for j in range(400)))
+        assert tessera("tokenize", "train", "--vocab-size", 300, "--input", text, "--output", cls.path / "tok.model").returncode == 0
+        assert tessera("tokenize", "encode", "--model", cls.path / "tok.model", "--input", text, "--output", cls.path / "data").returncode == 0
+        cls.run_toml = cls.path / "small.toml"
+        cls.run_toml.write_text(RUN + f'[data]\npath = "{cls.path}/data"\ntokenizer = "{cls.path}/tok.model"\n')
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def expect_error(self, status, words, *arguments, **options):
+        result = tessera(*arguments, **options)
+        self.assertEqual(result.returncode, status, result.stderr)
+        self.assertTrue(result.stderr.startswith("error: "), result.stderr)
+        self.assertEqual(result.stdout, "")
+        for word in words:
+            self.assertIn(word, result.stderr)
+
+    def test_bad_input_names_what_where_and_what_is_legal(self):
+        run = self.run_toml
+        self.expect_error(2, ["train.stpes", "--set", "did you mean `train.steps`"], "train", run, "--set", "train.stpes=1")
+        self.expect_error(2, ["parallel.pp = 3", "legal: 1, 2, 4"], "train", run, "--ranks", 4, "--set", "parallel.pp=3")
+        self.expect_error(2, ["did you mean `train`"], "trian")
+        self.expect_error(2, ["did you mean `gpt2-124m`"], "plan", "--set", "model.preset=gpt2-123m")
+        self.expect_error(3, ["/nothing.idx"], "train", run, "--set", "data.path=/nothing")
+        self.expect_error(3, ["beyond the vocabulary"], "train", run, "--set", "model.vocab=20")
+        self.expect_error(3, ["holds no run"], "sample", self.path / "nothing")
+        self.expect_error(4, ["needed", "activations", "train.micro_batch_size"], "train", run, "--set", "model.layers=400", "model.hidden=8192", "model.heads=64",
+                          "--run-dir", self.path / "huge")
+        self.assertFalse((self.path / "huge").exists())
+
+    def test_an_existing_run_is_refused_and_never_overwritten(self):
+        directory = self.path / "exists"
+        self.assertEqual(tessera("train", self.run_toml, "--run-dir", directory, "--set", "train.steps=3").returncode, 0)
+        before = (directory / "metrics.jsonl").read_bytes()
+        self.expect_error(2, ["--resume"], "train", self.run_toml, "--run-dir", directory)
+        self.assertEqual((directory / "metrics.jsonl").read_bytes(), before)
+
+    def start_endless(self, directory):
+        process = subprocess.Popen([TESSERA, "train", self.run_toml, "--run-dir", directory, "--set", "train.steps=1000000"], stderr=subprocess.PIPE, text=True)
+        while not (directory / "metrics.jsonl").exists() or (directory / "metrics.jsonl").stat().st_size == 0:
+            self.assertIsNone(process.poll())
+            time.sleep(0.02)
+        return process
+
+    def test_the_first_signal_saves_and_the_run_resumes(self):
+        directory = self.path / "signal"
+        process = self.start_endless(directory)
+        process.send_signal(signal.SIGINT)
+        messages = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 0, messages)
+        announced = next(line for line in messages.splitlines() if line.startswith("stopping after step ")).split()[3].rstrip(",")
+        steps = [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        self.assertEqual(steps, list(range(1, int(announced) + 1)))
+        self.assertTrue((directory / "checkpoints" / f"{int(announced):08}" / "manifest.json").exists())
+        last = int(announced) + 3
+        resumed = tessera("train", self.run_toml, "--run-dir", directory, "--resume", "--set", f"train.steps={last}")
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        steps = [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        self.assertEqual(steps, list(range(1, last + 1)))
+        self.assertIn("paper", tessera("compare", directory).stdout)
+        self.assertIn("held-out loss", tessera("eval", directory).stdout)
+        self.assertNotEqual(tessera("sample", directory, "--tokens", 5).stdout, "")
+
+    def test_a_second_signal_quits_without_saving(self):
+        directory = self.path / "twice"
+        process = self.start_endless(directory)
+        os.kill(process.pid, signal.SIGSTOP)  # both signals wait before the process can act on either
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)
+        process.communicate(timeout=120)
+        self.assertIn(process.returncode, (128 + signal.SIGINT, 128 + signal.SIGTERM))
+        self.assertFalse(any((directory / "checkpoints").glob("*/manifest.json")))
+
+    def test_a_killed_run_resumes_from_its_last_checkpoint(self):
+        directory = self.path / "killed"
+        process = subprocess.Popen([TESSERA, "train", self.run_toml, "--run-dir", directory, "--set", "train.steps=1000000", "checkpoint.every_steps=5"],
+                                   stderr=subprocess.DEVNULL)
+        while not any((directory / "checkpoints").glob("*/manifest.json")):
+            self.assertIsNone(process.poll())
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        resumed = tessera("train", self.run_toml, "--run-dir", directory, "--resume", "--set", "train.steps=5000", "checkpoint.every_steps=5", "train.minutes=0",
+                          "--set", f"train.steps={max(int(p.parent.name) for p in (directory / 'checkpoints').glob('*/manifest.json')) + 2}")
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertIn("resumed from step", resumed.stderr)
+
+    def test_the_memory_of_gpt2_124m_is_explained_within_five_percent(self):
+        big = self.path / "big.toml"
+        big.write_text(f'[model]\npreset = "gpt2-124m"\n[data]\npath = "{self.path}/data"\n[train]\nsteps = 2\nbatch_size = 2\nmicro_batch_size = 2\nsequence = 64\n')
+        for name, extra in {"one": [], "two": ["--ranks", 2, "--set", "parallel.pp=2", "train.micro_batch_size=1"]}.items():
+            directory = self.path / f"big-{name}"
+            result = tessera("train", big, "--run-dir", directory, *extra)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            process = json.loads((directory / "report.json").read_text())["processes"][0]
+            self.assertLess(abs(process["explained_share"] - 1), 0.05, process)
+            for row in json.loads((directory / "report.json").read_text())["memory"]:
+                self.assertEqual(row["dry_run_bytes"], row["measured_bytes"])
+            subprocess.run(["rm", "-r", directory], check=True)
+
+    def test_gpt3_175b_is_dry_run_in_little_memory(self):
+        # 200 MB of memory of its own, measured in tests/dry_run_ranks_test.cpp; here the whole process with its libraries mapped
+        result = subprocess.run(["bash", "-c", f"ulimit -v 600000; exec {TESSERA} train --device null --set model.preset=gpt3-175b train.batch_size=1 "
+                                 "train.micro_batch_size=1"], capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("650.5 GiB", result.stdout)
+
+    def test_every_key_is_documented(self):
+        self.assertEqual(tessera("config", "--markdown").stdout, (ROOT / "docs/configuration.md").read_text(), "run `tessera config --markdown > docs/configuration.md`")
+
+
+if __name__ == "__main__":
+    unittest.main()
