@@ -26,7 +26,8 @@ Waterfall waterfall_of(const Profile& profile, int64_t steps, double seconds) {
   waterfall[Bar::Forward] = profile.seconds_of(Phase::Forward) * each;
   waterfall[Bar::Backward] = profile.seconds_of(Phase::Backward) * each;
   waterfall[Bar::Recompute] = profile.seconds_of(Phase::Recompute) * each;
-  waterfall[Bar::Optimizer] = (profile.seconds_of(Phase::Update) + profile.seconds_of(Phase::Data) + profile.seconds_of(Phase::Exchange)) * each;
+  waterfall[Bar::Optimizer] =
+      (profile.seconds_of(Phase::Update) + profile.seconds_of(Phase::Data) + profile.seconds_of(Phase::Exchange)) * each;
   waterfall[Bar::Data] = wait(WaitReason::Data);
   waterfall[Bar::ExposedTp] = wait(WaitReason::Tp);
   waterfall[Bar::ExposedDp] = wait(WaitReason::Dp) + wait(WaitReason::Control);

@@ -17,7 +17,9 @@ class BatchSource {
 
 /// Which sample of a step is row b of micro-batch m on replica d: (m dp + d) micro_batch_size + b. So the samples of a step do not depend on
 /// the layout.
-inline int64_t sample_index(int64_t m, int64_t dp, int64_t d, int64_t micro_batch_size, int64_t b) { return (m * dp + d) * micro_batch_size + b; }
+inline int64_t sample_index(int64_t m, int64_t dp, int64_t d, int64_t micro_batch_size, int64_t b) {
+  return (m * dp + d) * micro_batch_size + b;
+}
 
 /// Samples of a token file.
 class FileBatchSource : public BatchSource {

@@ -48,12 +48,15 @@ void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, int64
   std::string categories;
   for (int category = 0; category < memory_categories; category++) {
     const int64_t bytes = dry.use.peak_bytes[static_cast<int>(MemorySpace::Device)][category];
-    if (bytes > 0) categories += fmt::format("{}{} {}", categories.empty() ? "" : ", ", name_of(static_cast<MemoryCategory>(category)), format_bytes(bytes));
+    if (bytes > 0)
+      categories +=
+          fmt::format("{}{} {}", categories.empty() ? "" : ", ", name_of(static_cast<MemoryCategory>(category)), format_bytes(bytes));
   }
-  throw OutOfMemoryError({fmt::format("{} needed, {} available", format_bytes(needed_bytes), format_bytes(memory_bytes)),
-                          fmt::format("{} rank{} on this machine; this one: {}", local_ranks, local_ranks == 1 ? "" : "s", categories),
-                          {},
-                          "lower train.micro_batch_size (activations, logits) or the model's size; parallel.zero = 1 shards optimizer states over dp"});
+  throw OutOfMemoryError(
+      {fmt::format("{} needed, {} available", format_bytes(needed_bytes), format_bytes(memory_bytes)),
+       fmt::format("{} rank{} on this machine; this one: {}", local_ranks, local_ranks == 1 ? "" : "s", categories),
+       {},
+       "lower train.micro_batch_size (activations, logits) or the model's size; parallel.zero = 1 shards optimizer states over dp"});
 }
 
 /// A number of kB behind `key` in a /proc file, in bytes; -1 when it is not there.
@@ -81,7 +84,8 @@ int64_t available_memory_bytes() {
 }
 
 int64_t resident_memory_bytes() {
-  return std::max<int64_t>(0, kilobytes_of("/proc/self/status", "RssAnon:")) + std::max<int64_t>(0, kilobytes_of("/proc/self/status", "RssShmem:"));
+  return std::max<int64_t>(0, kilobytes_of("/proc/self/status", "RssAnon:")) +
+         std::max<int64_t>(0, kilobytes_of("/proc/self/status", "RssShmem:"));
 }
 
 }  // namespace tessera

@@ -12,10 +12,10 @@ namespace tessera {
 /// What one training step and one evaluation take on a rank, counted by the trainer's own code on the null device. A save takes nothing
 /// from the arena.
 struct DryRun {
-  ArenaSize size;     // what a real arena must reserve, to the byte
-  ArenaUse use;       // peaks by category
-  Profile step;       // calls and FLOPs of the training step by op kind and phase
-  Trace trace;        // the training step op by op; empty unless asked for
+  ArenaSize size;  // what a real arena must reserve, to the byte
+  ArenaUse use;    // peaks by category
+  Profile step;    // calls and FLOPs of the training step by op kind and phase
+  Trace trace;     // the training step op by op; empty unless asked for
 };
 
 /// `imitated`: the device that the null device pretends to be.

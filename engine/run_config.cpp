@@ -14,7 +14,9 @@ static ModelSpec resolve_model(const RunConfig& run, const ConfigSource& source,
   ModelSpec spec;
   if (!config.preset.empty()) spec = model_preset(config.preset).spec;
   const bool other_width = config.hidden != 0 || config.heads != 0;
-  const auto take = [](int64_t& field, int64_t given) { if (given != 0) field = given; };
+  const auto take = [](int64_t& field, int64_t given) {
+    if (given != 0) field = given;
+  };
   take(spec.layers, config.layers);
   take(spec.hidden, config.hidden);
   take(spec.heads, config.heads);
@@ -24,13 +26,16 @@ static ModelSpec resolve_model(const RunConfig& run, const ConfigSource& source,
     spec.head_dim = config.head_dim;
   } else if (other_width || spec.head_dim == 0) {
     if (spec.heads > 0 && spec.hidden % spec.heads != 0) {
-      throw ConfigError({fmt::format("model.heads = {} does not divide model.hidden = {}", spec.heads, spec.hidden), source.where_of("model.heads"),
-                         "a divisor of model.hidden, or model.head_dim given as well", {}});
+      throw ConfigError({fmt::format("model.heads = {} does not divide model.hidden = {}", spec.heads, spec.hidden),
+                         source.where_of("model.heads"),
+                         "a divisor of model.hidden, or model.head_dim given as well",
+                         {}});
     }
     spec.head_dim = spec.heads > 0 ? spec.hidden / spec.heads : 0;
   }
   spec.ffn = config.ffn != 0 ? config.ffn : 4 * spec.hidden;
-  spec.architecture = config.architecture, spec.tied = config.tied, spec.norm_epsilon = config.norm_epsilon, spec.init_std = config.init_std;
+  spec.architecture = config.architecture, spec.tied = config.tied, spec.norm_epsilon = config.norm_epsilon,
+  spec.init_std = config.init_std;
   if (spec.vocab == 0) {
     throw ConfigError({"model.vocab is not known", "[model]", "model.vocab, or a preset, or data.tokenizer", {}});
   }
@@ -50,19 +55,23 @@ static Layout resolve_layout(const RunConfig& config, const ConfigSource& source
   const ParallelConfig& parallel = config.parallel;
   const int64_t others = parallel.pp * parallel.cp * parallel.tp;
   if (ranks % others != 0) {
-    throw ConfigError({fmt::format("parallel.pp = {} does not divide the number of ranks, {}", parallel.pp, ranks), source.where_of("parallel.pp"),
-                       divisors(ranks), "`--ranks N` sets the number of ranks"});
+    throw ConfigError({fmt::format("parallel.pp = {} does not divide the number of ranks, {}", parallel.pp, ranks),
+                       source.where_of("parallel.pp"), divisors(ranks), "`--ranks N` sets the number of ranks"});
   }
   const int64_t dp = parallel.dp != 0 ? parallel.dp : ranks / others;
   if (dp * others != ranks) {
     throw ConfigError({fmt::format("parallel.dp = {} x pp = {} = {} ranks, but {} were started", dp, parallel.pp, dp * others, ranks),
-                       source.where_of("parallel.dp"), fmt::format("parallel.dp = {}, or `--ranks {}`", ranks / others, dp * others), {}});
+                       source.where_of("parallel.dp"),
+                       fmt::format("parallel.dp = {}, or `--ranks {}`", ranks / others, dp * others),
+                       {}});
   }
   const TrainConfig& train = config.train;
   if (train.batch_size % (dp * train.micro_batch_size) != 0) {
-    throw ConfigError({fmt::format("train.batch_size = {} is no multiple of parallel.dp x train.micro_batch_size = {} x {}", train.batch_size, dp,
-                                   train.micro_batch_size),
-                       source.where_of("train.batch_size"), fmt::format("multiples of {}", dp * train.micro_batch_size), {}});
+    throw ConfigError({fmt::format("train.batch_size = {} is no multiple of parallel.dp x train.micro_batch_size = {} x {}",
+                                   train.batch_size, dp, train.micro_batch_size),
+                       source.where_of("train.batch_size"),
+                       fmt::format("multiples of {}", dp * train.micro_batch_size),
+                       {}});
   }
   Layout layout;
   layout.degrees = {static_cast<int>(parallel.pp), static_cast<int>(dp), static_cast<int>(parallel.cp), static_cast<int>(parallel.tp)};
@@ -70,7 +79,10 @@ static Layout resolve_layout(const RunConfig& config, const ConfigSource& source
   layout.batch_size = train.batch_size, layout.micro_batch_size = train.micro_batch_size;
   layout.schedule = parallel.schedule;
   if (layout.micro_batches() > 32767) {
-    throw ConfigError({fmt::format("{} micro-batches a step are too many", layout.micro_batches()), source.where_of("train.micro_batch_size"), "at most 32767", {}});
+    throw ConfigError({fmt::format("{} micro-batches a step are too many", layout.micro_batches()),
+                       source.where_of("train.micro_batch_size"),
+                       "at most 32767",
+                       {}});
   }
   return layout;
 }
@@ -82,12 +94,17 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
   run.layout = resolve_layout(config, source, ranks);
   const int64_t T = config.train.sequence != 0 ? config.train.sequence : run.model.context;
   if (T > run.model.context) {
-    throw ConfigError({fmt::format("train.sequence = {} is longer than model.context = {}", T, run.model.context), source.where_of("train.sequence"),
-                       fmt::format("1 to {}", run.model.context), {}});
+    throw ConfigError({fmt::format("train.sequence = {} is longer than model.context = {}", T, run.model.context),
+                       source.where_of("train.sequence"),
+                       fmt::format("1 to {}", run.model.context),
+                       {}});
   }
   if (config.parallel.pp > run.model.layers) {
-    throw ConfigError({fmt::format("parallel.pp = {} needs at least as many blocks, but model.layers = {}", config.parallel.pp, run.model.layers),
-                       source.where_of("parallel.pp"), fmt::format("1 to {}", run.model.layers), {}});
+    throw ConfigError(
+        {fmt::format("parallel.pp = {} needs at least as many blocks, but model.layers = {}", config.parallel.pp, run.model.layers),
+         source.where_of("parallel.pp"),
+         fmt::format("1 to {}", run.model.layers),
+         {}});
   }
   run.micro_batch = {config.train.micro_batch_size, T};
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

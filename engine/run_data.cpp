@@ -14,7 +14,8 @@ RunData open_run_data(const ResolvedRun& run) {
   data.file = std::make_shared<const IndexedFile>(config.path, run.model.vocab);
   const int64_t T = run.micro_batch.T;
   data.split = split_tokens(*data.file, config.validation_fraction, T);
-  data.training = std::make_unique<FileBatchSource>(SampleSource(data.file, data.split.training, T, static_cast<uint64_t>(run.config.train.seed)));
+  data.training =
+      std::make_unique<FileBatchSource>(SampleSource(data.file, data.split.training, T, static_cast<uint64_t>(run.config.train.seed)));
   if (data.split.validation.tokens() > T) {
     SampleSource validation(data.file, data.split.validation, T, std::nullopt);
     data.validation_samples = validation.samples_per_epoch();

@@ -15,7 +15,8 @@ int32_t pick_token(std::span<const float> logits, const SamplingOptions& options
   if (options.temperature == 0) return ids.front();
   if (options.top_k > 0) ids.resize(std::min<size_t>(ids.size(), static_cast<size_t>(options.top_k)));
   std::vector<double> weights(ids.size());
-  for (size_t i = 0; i < ids.size(); i++) weights[i] = std::exp((static_cast<double>(logits[ids[i]]) - logits[ids.front()]) / options.temperature);
+  for (size_t i = 0; i < ids.size(); i++)
+    weights[i] = std::exp((static_cast<double>(logits[ids[i]]) - logits[ids.front()]) / options.temperature);
   const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
   double kept = 0;
   size_t count = 0;

@@ -26,7 +26,7 @@ class StepData {
   Mesh& mesh_;
   Device& device_;
   int64_t micro_batches_;
-  Tensor tokens_, order_, targets_;                  // device, [M, N]
+  Tensor tokens_, order_, targets_;  // device, [M, N]
   std::vector<int32_t> sample_, host_tokens_, host_order_, host_targets_, workspace_;
 };
 

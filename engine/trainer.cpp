@@ -56,7 +56,8 @@ std::vector<Trainer::Transfer> Trainer::transfers_of(const Program& program) {
   std::vector<Transfer> transfers(program.actions.size());
   const auto entry = [&](ActionKind kind, const Action& compute) {
     for (const Action& action : program.actions) {
-      if (action.kind == kind && action.chunk == compute.chunk && action.microbatch == compute.microbatch) return static_cast<int>(action.slot);
+      if (action.kind == kind && action.chunk == compute.chunk && action.microbatch == compute.microbatch)
+        return static_cast<int>(action.slot);
     }
     return -1;
   };
@@ -90,16 +91,17 @@ void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) 
   samples_ += run_.layout.batch_size;
   device_.update().begin_step(own_partial(), stop_vote ? 1 : 0, stream);
   params_.zero_gradients(stream);
-  run_program(program_, transfers_, Mode::Train);                                    // forward, backward, send, receive, reduce: the schedule is data
+  run_program(program_, transfers_, Mode::Train);  // forward, backward, send, receive, reduce: the schedule is data
   stream.set_phase(Phase::Update);
   params_.add_norm(own_partial(), stream);
   gather_partials();
+  // Exact norm, clip scale, skip flag, stop votes: all ranks alike.
   auto* control = static_cast<StepControl*>(control_.data);
   device_.update().agree_step(control, static_cast<const StepPartial*>(partials_.data), mesh_.world().size(),
-                              static_cast<float>(run_.config.train.clip), stream);   // exact norm, clip scale, skip flag, stop votes: all ranks alike
+                              static_cast<float>(run_.config.train.clip), stream);
   optimizer_.update(learning_rate(run_.learning_rate(), step), control, stream);
-  params_.gather_weights(stream);                                                    // ZeRO-1; otherwise nothing
-  device_.elementwise().copy(published_[step], control_, stream);                    // read by the host two steps later: nobody waits
+  params_.gather_weights(stream);                                  // ZeRO-1; otherwise nothing
+  device_.elementwise().copy(published_[step], control_, stream);  // read by the host two steps later: nobody waits
 }
 
 void Trainer::gather_partials() {
@@ -122,12 +124,24 @@ void Trainer::run_program(const Program& program, const std::vector<Transfer>& t
     const Action& action = program.actions[i];
     stream.set_place(static_cast<int32_t>(i), -1);
     switch (action.kind) {
-      case ActionKind::Forward: forward(action, transfers[i], mode); break;
-      case ActionKind::Backward: backward(action, transfers[i]); break;
-      case ActionKind::SendAct: send(action, act_out_, mesh_.pipe_forward()); break;
-      case ActionKind::RecvAct: receive(action, act_in_, act_ready_, mesh_.pipe_forward()); break;
-      case ActionKind::SendGrad: send(action, grad_out_, mesh_.pipe_backward()); break;
-      case ActionKind::RecvGrad: receive(action, grad_in_, grad_ready_, mesh_.pipe_backward()); break;
+      case ActionKind::Forward:
+        forward(action, transfers[i], mode);
+        break;
+      case ActionKind::Backward:
+        backward(action, transfers[i]);
+        break;
+      case ActionKind::SendAct:
+        send(action, act_out_, mesh_.pipe_forward());
+        break;
+      case ActionKind::RecvAct:
+        receive(action, act_in_, act_ready_, mesh_.pipe_forward());
+        break;
+      case ActionKind::SendGrad:
+        send(action, grad_out_, mesh_.pipe_backward());
+        break;
+      case ActionKind::RecvGrad:
+        receive(action, grad_in_, grad_ready_, mesh_.pipe_backward());
+        break;
       case ActionKind::ReduceChunk:
         stream.set_phase(Phase::Exchange);
         params_.reduce(stream);

@@ -25,7 +25,8 @@ namespace {
 /// The loop of one rank and what it knows between steps.
 class TrainingRun {
  public:
-  TrainingRun(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages, SignalWatch* signals);
+  TrainingRun(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
+              SignalWatch* signals);
   TrainingResult run();
 
  private:
@@ -39,7 +40,9 @@ class TrainingRun {
   void choose_steps_by_time();
   void write_config() const;
   void settle(int64_t step);
-  void settle_until(int64_t step) { while (settled_ < step) settle(settled_); }
+  void settle_until(int64_t step) {
+    while (settled_ < step) settle(settled_);
+  }
   void log(int64_t step, const StepControl& control, const Finished& finished);
   std::optional<float> evaluate();
   void save();
@@ -61,8 +64,8 @@ class TrainingRun {
   CheckpointStore store_;
   std::unique_ptr<MetricsLog> metrics_;
   double peak_flops_ = 0;
-  int64_t step_ = 0;      // the next step
-  int64_t settled_ = 0;   // steps whose control the host has read
+  int64_t step_ = 0;     // the next step
+  int64_t settled_ = 0;  // steps whose control the host has read
   int64_t saved_ = -1;
   bool stop_ = false;
   std::map<int64_t, Finished> finished_;
@@ -91,7 +94,8 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
   expect_fits(dry_, needed, host.size(), available_memory_bytes());
   host.barrier();  // nobody allocates before everybody has looked
   // All ranks at once, as in a step: ranks that share cores share the peak.
-  for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_)))) peak_flops_ += std::stod(flops) / host.size();
+  for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_))))
+    peak_flops_ += std::stod(flops) / host.size();
   device_->reserve(dry_.size);
   mesh_ = std::make_unique<Mesh>(run.layout, host);
   trainer_ = std::make_unique<Trainer>(run, *device_, *mesh_);
@@ -102,7 +106,9 @@ void TrainingRun::start_or_resume() {
   if (options_.resume) state = store_.newest();
   if (state) {
     store_.load(state->step, ranges_to_load(*trainer_), *device_);
-    trainer_->restore({.step = state->step, .applied_steps = state->applied_steps, .skipped_in_a_row = state->skipped_in_a_row,
+    trainer_->restore({.step = state->step,
+                       .applied_steps = state->applied_steps,
+                       .skipped_in_a_row = state->skipped_in_a_row,
                        .loss_scale = static_cast<float>(state->loss_scale)},
                       state->samples);
     step_ = settled_ = saved_ = state->step;
@@ -145,7 +151,8 @@ void TrainingRun::choose_steps_by_time() {
 void TrainingRun::write_config() const {
   std::error_code failed;
   std::filesystem::create_directories(options_.run_dir, failed);
-  if (failed) throw DataError({fmt::format("{} cannot be made: {}", options_.run_dir.string(), failed.message()), options_.run_dir.string(), {}, {}});
+  if (failed)
+    throw DataError({fmt::format("{} cannot be made: {}", options_.run_dir.string(), failed.message()), options_.run_dir.string(), {}, {}});
   RunConfig config = run_.config;
   config.train.minutes = 0;  // spent: the number of steps says it now
   write_text_atomically(files_.config, write_toml(config));
@@ -168,7 +175,7 @@ TrainingResult TrainingRun::run() {
   const int64_t first = step_;
   device_->compute().profile() = {};
   while (step_ < run_.config.train.steps && !stop_) {
-    if (step_ - 2 >= settled_) settle(step_ - 2);   // the fixed point at which the host reads: all ranks decide alike
+    if (step_ - 2 >= settled_) settle(step_ - 2);  // the fixed point at which the host reads: all ranks decide alike
     if (stop_) break;
     if (step_ == first + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = 0;
     const bool vote = signals_ && leads() && signals_->vote(step_, run_.config.train.steps);
@@ -196,10 +203,12 @@ void TrainingRun::settle(int64_t step) {
   if (leads()) log(step, control, finished_[step]);
   finished_.erase(step);
   if (control.skipped_in_a_row >= run_.config.train.max_skipped_steps) {
-    throw DataError({fmt::format("{} steps in a row were not finite and were skipped, the last of them step {}", control.skipped_in_a_row, step + 1),
-                     options_.run_dir.string(), {},
-                     saved_ > 0 ? fmt::format("the last checkpoint is that of step {}; resume with a lower optimizer.learning_rate", saved_)
-                                : "lower optimizer.learning_rate or raise optimizer.warmup_steps"});
+    throw DataError(
+        {fmt::format("{} steps in a row were not finite and were skipped, the last of them step {}", control.skipped_in_a_row, step + 1),
+         options_.run_dir.string(),
+         {},
+         saved_ > 0 ? fmt::format("the last checkpoint is that of step {}; resume with a lower optimizer.learning_rate", saved_)
+                    : "lower optimizer.learning_rate or raise optimizer.warmup_steps"});
   }
 }
 
@@ -245,14 +254,19 @@ void TrainingRun::save() {
   settle_until(step_);
   const StepControl control = trainer_->control(step_ - 1);
   const double start = steady_seconds();
-  store_.save({.step = step_, .applied_steps = control.applied_steps, .skipped_in_a_row = control.skipped_in_a_row, .seed = run_.config.train.seed,
-               .samples = trainer_->samples(), .loss_scale = control.loss_scale, .config = write_toml(run_.config)},
+  store_.save({.step = step_,
+               .applied_steps = control.applied_steps,
+               .skipped_in_a_row = control.skipped_in_a_row,
+               .seed = run_.config.train.seed,
+               .samples = trainer_->samples(),
+               .loss_scale = control.loss_scale,
+               .config = write_toml(run_.config)},
               ranges_to_save(*trainer_), *device_);
   saved_ = step_;
   save_seconds_ += steady_seconds() - start;
   if (leads()) {
-    messages_.notice(fmt::format("{} | {} in {}", format_step("saved", step_, run_.config.train.steps), (files_.checkpoints / fmt::format("{:08}", step_)).string(),
-                                 format_seconds(steady_seconds() - start)));
+    messages_.notice(fmt::format("{} | {} in {}", format_step("saved", step_, run_.config.train.steps),
+                                 (files_.checkpoints / fmt::format("{:08}", step_)).string(), format_seconds(steady_seconds() - start)));
   }
 }
 
@@ -268,7 +282,8 @@ MemoryTable TrainingRun::gather_memory() {
   for (const std::string& text : host_.gather(rows.dump())) {
     for (const Json& row : Json::parse(text)) table.add(row.get<MemoryRow>());
   }
-  ProcessMemory process{.source = "RssAnon + RssShmem", .ranks = table.ranks(), .start_bytes = options_.start_bytes, .peak_bytes = resident_bytes};
+  ProcessMemory process{
+      .source = "RssAnon + RssShmem", .ranks = table.ranks(), .start_bytes = options_.start_bytes, .peak_bytes = resident_bytes};
   for (int space = 0; space < memory_spaces; space++) {
     process.explained_bytes += table.total(process.ranks, static_cast<MemorySpace>(space), &MemoryRow::measured_bytes).value_or(0);
   }
@@ -282,14 +297,15 @@ void TrainingRun::write_report() {
   messages_.end_live();
   RunReport report;
   const bool finished = step_ >= run_.config.train.steps;
-  report.config = {{"model", fmt::format("{} {} layers, hidden {}, {} heads, vocabulary {}, {} parameters", run_.model.architecture, run_.model.layers,
-                                         run_.model.hidden, run_.model.heads, run_.model.vocab, utilization_input(run_).parameters)},
-                   {"layout", fmt::format("pp {} x dp {}, ZeRO-{}, {}, {} thread{} a rank", run_.layout.degree(Axis::Pp), run_.layout.degree(Axis::Dp),
-                                          run_.layout.zero, run_.layout.schedule, run_.threads, run_.threads == 1 ? "" : "s")},
-                   {"batch", fmt::format("{} sequences of {} tokens, {} micro-batches of {}", run_.layout.batch_size, run_.micro_batch.T,
-                                         run_.layout.micro_batches(), run_.micro_batch.B)},
-                   {"steps", fmt::format("{} of {}", step_, run_.config.train.steps)},
-                   {"finished", finished ? "yes" : "no"}};
+  report.config = {
+      {"model", fmt::format("{} {} layers, hidden {}, {} heads, vocabulary {}, {} parameters", run_.model.architecture, run_.model.layers,
+                            run_.model.hidden, run_.model.heads, run_.model.vocab, utilization_input(run_).parameters)},
+      {"layout", fmt::format("pp {} x dp {}, ZeRO-{}, {}, {} thread{} a rank", run_.layout.degree(Axis::Pp), run_.layout.degree(Axis::Dp),
+                             run_.layout.zero, run_.layout.schedule, run_.threads, run_.threads == 1 ? "" : "s")},
+      {"batch", fmt::format("{} sequences of {} tokens, {} micro-batches of {}", run_.layout.batch_size, run_.micro_batch.T,
+                            run_.layout.micro_batches(), run_.micro_batch.B)},
+      {"steps", fmt::format("{} of {}", step_, run_.config.train.steps)},
+      {"finished", finished ? "yes" : "no"}};
   report.first_loss = first_loss_, report.last_loss = last_loss_, report.val_loss = val_loss_;
   report.memory = memory;
   if (timed_steps_ > 0) {
@@ -309,8 +325,8 @@ void TrainingRun::write_report() {
 
 }  // namespace
 
-TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
-                            SignalWatch* signals) {
+TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host,
+                            Messages& messages, SignalWatch* signals) {
   return TrainingRun(run, data, options, host, messages, signals).run();
 }
 

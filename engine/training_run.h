@@ -26,8 +26,8 @@ RunData open_run_data(const ResolvedRun& run);
 struct TrainingOptions {
   std::filesystem::path run_dir;
   bool resume = false;
-  int64_t start_bytes = 0;      // of this process, before anything was allocated
-  MemoryTable predicted;        // paper and formula columns of all ranks, from the planner
+  int64_t start_bytes = 0;  // of this process, before anything was allocated
+  MemoryTable predicted;    // paper and formula columns of all ranks, from the planner
 };
 
 /// How a run ended.
@@ -39,14 +39,17 @@ struct TrainingResult {
 /// Trains on this rank from start or resume to the end or a signal: dry run, memory, steps, evaluation, checkpoints, metrics, report.
 /// Collective over `host`. `messages` and `signals` (may be null) are used on rank 0 only. OutOfMemoryError, before anything is allocated,
 /// when the ranks need more than the machine has; DataError when train.max_skipped_steps steps in a row were not finite.
-TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
-                            SignalWatch* signals);
+TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host,
+                            Messages& messages, SignalWatch* signals);
 
 /// The files of a run directory.
 struct RunFiles {
   std::filesystem::path config, metrics, report, checkpoints;
   explicit RunFiles(const std::filesystem::path& run_dir)
-      : config(run_dir / "config.toml"), metrics(run_dir / "metrics.jsonl"), report(run_dir / "report.json"), checkpoints(run_dir / "checkpoints") {}
+      : config(run_dir / "config.toml"),
+        metrics(run_dir / "metrics.jsonl"),
+        report(run_dir / "report.json"),
+        checkpoints(run_dir / "checkpoints") {}
 };
 
 }  // namespace tessera

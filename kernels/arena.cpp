@@ -106,7 +106,10 @@ class ReservingArena : public Arena {
     if (bytes == 0) return nullptr;
     void* address = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (address == MAP_FAILED) {
-      throw OutOfMemoryError({fmt::format("the system refused {} bytes of memory", bytes), "reserving the arena", {}, "lower train.micro_batch_size or the model's size"});
+      throw OutOfMemoryError({fmt::format("the system refused {} bytes of memory", bytes),
+                              "reserving the arena",
+                              {},
+                              "lower train.micro_batch_size or the model's size"});
     }
     madvise(address, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // advice only: fewer misses where the system has huge pages
     return static_cast<char*>(address);

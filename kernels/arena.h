@@ -13,7 +13,9 @@ namespace tessera {
 
 /// Blocks start at multiples of this and are counted rounded up to it: what is counted is what is taken.
 constexpr int64_t arena_alignment_bytes = 64;
-constexpr int64_t arena_rounded(int64_t bytes) { return (bytes + arena_alignment_bytes - 1) / arena_alignment_bytes * arena_alignment_bytes; }
+constexpr int64_t arena_rounded(int64_t bytes) {
+  return (bytes + arena_alignment_bytes - 1) / arena_alignment_bytes * arena_alignment_bytes;
+}
 
 /// What to reserve: capacity is a sum of the permanent part (slots and rings included) and the deepest scratch stack.
 struct ArenaSize {

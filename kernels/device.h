@@ -19,9 +19,9 @@ const char* name_of(DeviceKind kind);
 /// What a device is, or what a null device pretends to be.
 struct DeviceTraits {
   DeviceKind kind = DeviceKind::Cpu;
-  std::string name;       // "AMD EPYC"
-  std::string isa;        // "AVX3", as Highway names its target
-  int threads = 1;        // of one rank
+  std::string name;          // "AMD EPYC"
+  std::string isa;           // "AVX3", as Highway names its target
+  int threads = 1;           // of one rank
   int64_t memory_bytes = 0;  // what a rank may take; 0: unknown
 };
 

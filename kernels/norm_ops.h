@@ -20,8 +20,10 @@ class NormOps {
  private:
   virtual void do_layer_norm_forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, Tensor weight,
                                      Tensor bias, float epsilon, Stream& stream) = 0;
-  virtual void do_layer_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Tensor weight, Stream& stream) = 0;
-  virtual void do_layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Stream& stream) = 0;
+  virtual void do_layer_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Tensor weight,
+                                            Stream& stream) = 0;
+  virtual void do_layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd,
+                                             Stream& stream) = 0;
 };
 
 }  // namespace tessera

@@ -5,20 +5,42 @@
 namespace tessera {
 
 const char* name_of(OpKind kind) {
-  constexpr std::array<const char*, op_kinds> names = {
-      "linear_forward", "linear_backward_input", "linear_backward_weight",
-      "attention_forward", "attention_backward",
-      "layer_norm_forward", "layer_norm_backward_input", "layer_norm_backward_weight",
-      "embedding_forward", "token_embedding_backward", "position_embedding_backward",
-      "gelu_forward", "gelu_backward", "add", "copy", "zero", "ordered_sum",
-      "cross_entropy", "cross_entropy_loss",
-      "adamw", "gradient_norm", "add_loss", "begin_step", "agree_step",
-      "all_gather", "all_to_all", "send", "receive", "record", "wait"};
+  constexpr std::array<const char*, op_kinds> names = {"linear_forward",
+                                                       "linear_backward_input",
+                                                       "linear_backward_weight",
+                                                       "attention_forward",
+                                                       "attention_backward",
+                                                       "layer_norm_forward",
+                                                       "layer_norm_backward_input",
+                                                       "layer_norm_backward_weight",
+                                                       "embedding_forward",
+                                                       "token_embedding_backward",
+                                                       "position_embedding_backward",
+                                                       "gelu_forward",
+                                                       "gelu_backward",
+                                                       "add",
+                                                       "copy",
+                                                       "zero",
+                                                       "ordered_sum",
+                                                       "cross_entropy",
+                                                       "cross_entropy_loss",
+                                                       "adamw",
+                                                       "gradient_norm",
+                                                       "add_loss",
+                                                       "begin_step",
+                                                       "agree_step",
+                                                       "all_gather",
+                                                       "all_to_all",
+                                                       "send",
+                                                       "receive",
+                                                       "record",
+                                                       "wait"};
   return names[static_cast<int>(kind)];
 }
 
 const char* name_of(Phase phase) {
-  constexpr std::array<const char*, phases> names = {"setup", "data", "forward", "backward", "recompute", "exchange", "update", "evaluate", "checkpoint"};
+  constexpr std::array<const char*, phases> names = {"setup",    "data",   "forward",  "backward",  "recompute",
+                                                     "exchange", "update", "evaluate", "checkpoint"};
   return names[static_cast<int>(phase)];
 }
 

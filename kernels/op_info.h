@@ -10,14 +10,36 @@ namespace tessera {
 
 /// Every op of every family, and the communication that a trace shows between them.
 enum class OpKind : uint8_t {
-  LinearForward, LinearBackwardInput, LinearBackwardWeight,
-  AttentionForward, AttentionBackward,
-  LayerNormForward, LayerNormBackwardInput, LayerNormBackwardWeight,
-  EmbeddingForward, TokenEmbeddingBackward, PositionEmbeddingBackward,
-  GeluForward, GeluBackward, Add, Copy, Zero, OrderedSum,
-  CrossEntropy, CrossEntropyLoss,
-  AdamW, GradientNorm, AddLoss, BeginStep, AgreeStep,
-  AllGather, AllToAll, Send, Receive, Record, Wait,
+  LinearForward,
+  LinearBackwardInput,
+  LinearBackwardWeight,
+  AttentionForward,
+  AttentionBackward,
+  LayerNormForward,
+  LayerNormBackwardInput,
+  LayerNormBackwardWeight,
+  EmbeddingForward,
+  TokenEmbeddingBackward,
+  PositionEmbeddingBackward,
+  GeluForward,
+  GeluBackward,
+  Add,
+  Copy,
+  Zero,
+  OrderedSum,
+  CrossEntropy,
+  CrossEntropyLoss,
+  AdamW,
+  GradientNorm,
+  AddLoss,
+  BeginStep,
+  AgreeStep,
+  AllGather,
+  AllToAll,
+  Send,
+  Receive,
+  Record,
+  Wait,
   Count
 };
 constexpr int op_kinds = static_cast<int>(OpKind::Count);
@@ -54,9 +76,9 @@ struct OpInfo {
 /// One line of a trace: the op and where in the step it stands.
 struct TraceEntry {
   OpInfo info;
-  const char* stream;  // "compute", "communication"
-  int32_t action = -1;    // index in the Program, -1 outside
-  int32_t unit = -1;      // embedding 0, blocks 1.., head last; -1 outside
+  const char* stream;   // "compute", "communication"
+  int32_t action = -1;  // index in the Program, -1 outside
+  int32_t unit = -1;    // embedding 0, blocks 1.., head last; -1 outside
   bool operator==(const TraceEntry& other) const;
 };
 using Trace = std::vector<TraceEntry>;

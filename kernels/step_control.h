@@ -14,20 +14,20 @@ struct StepPartial {
   FixedSum norm_squares = 0;  // of the gradients this rank owns, each tied pair once
   double loss_sum = 0;        // over this rank's tokens of the step, micro-batches in order
   int32_t nonfinite = 0;
-  int32_t stop_vote = 0;      // written by the host before the step ends
+  int32_t stop_vote = 0;  // written by the host before the step ends
 };
 
 /// What all ranks agree on; the same bits on each. Lives on the device; kernels read it and return early on a skipped step.
 /// The host reads the copy of step s at the start of step s + 2, so nothing waits.
 struct StepControl {
-  int64_t step = 0;            // steps finished, skipped ones included
-  int64_t applied_steps = 0;   // Adam's bias correction follows this
+  int64_t step = 0;           // steps finished, skipped ones included
+  int64_t applied_steps = 0;  // Adam's bias correction follows this
   int64_t skipped_in_a_row = 0;
-  double loss_sum = 0;         // over all ranks in rank order; divide by the tokens of a step
-  double gradient_norm = 0;    // before clipping
+  double loss_sum = 0;       // over all ranks in rank order; divide by the tokens of a step
+  double gradient_norm = 0;  // before clipping
   float clip_scale = 1;
   float loss_scale = 1;
-  int32_t skip = 0;            // this step's update is skipped: something was not finite
+  int32_t skip = 0;  // this step's update is skipped: something was not finite
   int32_t stop_votes = 0;
 };
 

@@ -55,19 +55,23 @@ Tensor Tensor::flat_range(int64_t begin, int64_t end) const {
   return moved(Tensor(data, dtype, {end - begin}), begin);
 }
 
-template <> float* Tensor::as<float>() const {
+template <>
+float* Tensor::as<float>() const {
   invariant(dtype == DType::f32, "the tensor is not fp32");
   return static_cast<float*>(data);
 }
-template <> double* Tensor::as<double>() const {
+template <>
+double* Tensor::as<double>() const {
   invariant(dtype == DType::f64, "the tensor is not fp64");
   return static_cast<double*>(data);
 }
-template <> int32_t* Tensor::as<int32_t>() const {
+template <>
+int32_t* Tensor::as<int32_t>() const {
   invariant(dtype == DType::i32, "the tensor is not int32");
   return static_cast<int32_t*>(data);
 }
-template <> uint8_t* Tensor::as<uint8_t>() const {
+template <>
+uint8_t* Tensor::as<uint8_t>() const {
   invariant(dtype == DType::u8, "the tensor is not bytes");
   return static_cast<uint8_t*>(data);
 }

@@ -46,9 +46,13 @@ struct Tensor {
   T* as() const;
 };
 
-template <> float* Tensor::as<float>() const;
-template <> double* Tensor::as<double>() const;
-template <> int32_t* Tensor::as<int32_t>() const;
-template <> uint8_t* Tensor::as<uint8_t>() const;
+template <>
+float* Tensor::as<float>() const;
+template <>
+double* Tensor::as<double>() const;
+template <>
+int32_t* Tensor::as<int32_t>() const;
+template <>
+uint8_t* Tensor::as<uint8_t>() const;
 
 }  // namespace tessera

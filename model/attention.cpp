@@ -30,10 +30,17 @@ void Attention::declare(const ModelSpec& spec, const std::string& prefix, std::v
   decls.push_back({.name = p + "norm.weight", .shape = {H}, .init = one});
   decls.push_back({.name = p + "norm.bias", .shape = {H}, .init = zero});
   for (const char* name : {"q", "k", "v"}) {
-    decls.push_back({.name = p + name + "_proj.weight", .shape = {W, H}, .role = TpRole::Split, .tp_axis = 0, .init = normal, .decay = true, .adjacent = *name != 'q'});
+    decls.push_back({.name = p + name + "_proj.weight",
+                     .shape = {W, H},
+                     .role = TpRole::Split,
+                     .tp_axis = 0,
+                     .init = normal,
+                     .decay = true,
+                     .adjacent = *name != 'q'});
   }
   for (const char* name : {"q", "k", "v"}) {
-    decls.push_back({.name = p + name + "_proj.bias", .shape = {W}, .role = TpRole::Split, .tp_axis = 0, .init = zero, .adjacent = *name != 'q'});
+    decls.push_back(
+        {.name = p + name + "_proj.bias", .shape = {W}, .role = TpRole::Split, .tp_axis = 0, .init = zero, .adjacent = *name != 'q'});
   }
   decls.push_back({.name = p + "out_proj.weight", .shape = {H, W}, .role = TpRole::Split, .tp_axis = 1, .init = residual, .decay = true});
   decls.push_back({.name = p + "out_proj.bias", .shape = {H}, .init = zero});
@@ -49,8 +56,13 @@ Attention::Attention(const ModelSpec& spec, const UnitDecls& unit, const std::st
 
 std::vector<KeptTensor> Attention::saved(BatchShape shape) const {
   const int64_t N = shape.rows(), H = hidden_, W = heads_ * head_dim_;
-  return {{"h", DType::f32, {N, H}}, {"n", DType::f32, {N, H}}, {"mean", DType::f32, {N}}, {"rstd", DType::f32, {N}},
-          {"qkv", DType::f32, {N, 3 * W}}, {"att", DType::f32, {N, W}}, {"lse", DType::f32, {shape.B, heads_, shape.T}}};
+  return {{"h", DType::f32, {N, H}},
+          {"n", DType::f32, {N, H}},
+          {"mean", DType::f32, {N}},
+          {"rstd", DType::f32, {N}},
+          {"qkv", DType::f32, {N, 3 * W}},
+          {"att", DType::f32, {N, W}},
+          {"lse", DType::f32, {shape.B, heads_, shape.T}}};
 }
 
 std::vector<KeptTensor> Attention::kept(BatchShape shape) const {
@@ -61,27 +73,31 @@ void Attention::forward(Flow& flow, const UnitView& unit, const KeptTensors& s, 
   norm_.forward(s[saved_h], s[saved_n], s[saved_mean], s[saved_rstd], flow.residual, flow.delta, unit, pass);  // h, n [N, H]
   qkv_.forward(s[saved_qkv], s[saved_n], unit, pass);                                                          // qkv [N, 3 W]
   const Qkv in(s[saved_qkv]);
-  pass.device.attention().attention_forward(s[saved_att], s[saved_lse], in.q, in.k, in.v, attention_shape(pass.shape), pass.stream);  // att [N, W]
-  out_.forward(flow.delta_buffer, s[saved_att], unit, pass);                                                   // delta [N, H]
+  pass.device.attention().attention_forward(s[saved_att], s[saved_lse], in.q, in.k, in.v, attention_shape(pass.shape),
+                                            pass.stream);     // att [N, W]
+  out_.forward(flow.delta_buffer, s[saved_att], unit, pass);  // delta [N, H]
   flow.residual = s[saved_h];
   flow.delta = flow.delta_buffer;
 }
 
-void Attention::backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& s, const KeptTensors& k, PassContext& pass) const {
+void Attention::backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& s, const KeptTensors& k,
+                               PassContext& pass) const {
   const AttentionShape shape = attention_shape(pass.shape);
   {
     ScratchScope scratch(pass.device.arena());
-    const Tensor datt = scratch.take(DType::f32, {pass.shape.rows(), shape.A * shape.D});     // [N, W]
+    const Tensor datt = scratch.take(DType::f32, {pass.shape.rows(), shape.A * shape.D});  // [N, W]
     const Tensor row_sums = scratch.take(DType::f32, {shape.B, shape.A, shape.T});
     out_.backward_input(datt, flow.gradient, unit, pass);
     const Qkv in(s[saved_qkv]), out(k[kept_dqkv]);
-    pass.device.attention().attention_backward(out.q, out.k, out.v, row_sums, datt, in.q, in.k, in.v, s[saved_att], s[saved_lse], shape, pass.stream);
+    pass.device.attention().attention_backward(out.q, out.k, out.v, row_sums, datt, in.q, in.k, in.v, s[saved_att], s[saved_lse], shape,
+                                               pass.stream);
   }
-  qkv_.backward_input(k[kept_dn], k[kept_dqkv], unit, pass);                                  // dn [N, H]
+  qkv_.backward_input(k[kept_dn], k[kept_dqkv], unit, pass);  // dn [N, H]
   norm_.backward_input(flow.next_gradient, flow.gradient, k[kept_dn], s[saved_h], s[saved_mean], s[saved_rstd], unit, pass);
 }
 
-void Attention::backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& s, const KeptTensors& k, PassContext& pass) const {
+void Attention::backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& s, const KeptTensors& k,
+                                PassContext& pass) const {
   out_.backward_weight(flow.gradient, s[saved_att], unit, pass);
   qkv_.backward_weight(k[kept_dqkv], s[saved_n], unit, pass);
   norm_.backward_weight(k[kept_dn], s[saved_h], s[saved_mean], s[saved_rstd], unit, pass);

@@ -29,8 +29,10 @@ std::vector<UnitDecls> declare_model(const ModelSpec& spec) {
 
 StageRange stage_range(const ModelSpec& spec, int chunk, int chunks) {
   if (chunks > spec.layers) {
-    throw ConfigError({fmt::format("parallel.pp = {} needs at least as many blocks, but model.layers = {}", chunks, spec.layers), "[parallel]",
-                       fmt::format("1 to {}", spec.layers), {}});
+    throw ConfigError({fmt::format("parallel.pp = {} needs at least as many blocks, but model.layers = {}", chunks, spec.layers),
+                       "[parallel]",
+                       fmt::format("1 to {}", spec.layers),
+                       {}});
   }
   // The remainder goes to the middle: chunks from `extra_begin` on hold one block more.
   const int64_t each = spec.layers / chunks, extra = spec.layers % chunks, extra_begin = (chunks - extra) / 2;
@@ -46,6 +48,8 @@ int64_t parameter_count(const std::vector<UnitDecls>& units) {
   return count;
 }
 
-int64_t lecture_parameter_count(const ModelSpec& spec) { return 12 * spec.layers * spec.hidden * spec.hidden + 2 * spec.vocab * spec.hidden; }
+int64_t lecture_parameter_count(const ModelSpec& spec) {
+  return 12 * spec.layers * spec.hidden * spec.hidden + 2 * spec.vocab * spec.hidden;
+}
 
 }  // namespace tessera

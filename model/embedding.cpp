@@ -5,7 +5,12 @@ namespace tessera {
 
 void Embedding::declare(const ModelSpec& spec, std::vector<ParamDecl>& decls) {
   const Init normal{Init::Kind::Normal, spec.init_std};
-  decls.push_back({.name = "embedding.token.weight", .shape = {spec.vocab, spec.hidden}, .role = TpRole::Split, .tp_axis = 0, .init = normal, .decay = true});
+  decls.push_back({.name = "embedding.token.weight",
+                   .shape = {spec.vocab, spec.hidden},
+                   .role = TpRole::Split,
+                   .tp_axis = 0,
+                   .init = normal,
+                   .decay = true});
   decls.push_back({.name = "embedding.position.weight", .shape = {spec.context, spec.hidden}, .init = normal, .decay = true});
 }
 

@@ -29,11 +29,14 @@ void Linear::backward_weight(Tensor dy, Tensor x, const UnitView& unit, PassCont
   pass.device.matmul().linear_backward_weight(fused(unit.gradients, weight_, count_), bias_of(unit.gradients), dy, x, pass.stream);
 }
 
-void Norm::forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, const UnitView& unit, PassContext& pass) const {
-  pass.device.norm().layer_norm_forward(h, n, mean, rstd, residual, delta, unit.weights[weight_], unit.weights[bias_], epsilon_, pass.stream);
+void Norm::forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, const UnitView& unit,
+                   PassContext& pass) const {
+  pass.device.norm().layer_norm_forward(h, n, mean, rstd, residual, delta, unit.weights[weight_], unit.weights[bias_], epsilon_,
+                                        pass.stream);
 }
 
-void Norm::backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, const UnitView& unit, PassContext& pass) const {
+void Norm::backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, const UnitView& unit,
+                          PassContext& pass) const {
   pass.device.norm().layer_norm_backward_input(dx, dh, dn, h, mean, rstd, unit.weights[weight_], pass.stream);
 }
 

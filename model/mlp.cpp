@@ -33,8 +33,8 @@ Mlp::Mlp(const ModelSpec& spec, const UnitDecls& unit, const std::string& prefix
 
 std::vector<KeptTensor> Mlp::saved(BatchShape shape) const {
   const int64_t N = shape.rows(), H = hidden_, F = ffn_;
-  return {{"h", DType::f32, {N, H}}, {"n", DType::f32, {N, H}}, {"mean", DType::f32, {N}}, {"rstd", DType::f32, {N}},
-          {"up", DType::f32, {N, F}}, {"act", DType::f32, {N, F}}};
+  return {{"h", DType::f32, {N, H}}, {"n", DType::f32, {N, H}},  {"mean", DType::f32, {N}},
+          {"rstd", DType::f32, {N}}, {"up", DType::f32, {N, F}}, {"act", DType::f32, {N, F}}};
 }
 
 std::vector<KeptTensor> Mlp::kept(BatchShape shape) const {
@@ -51,9 +51,9 @@ void Mlp::forward(Flow& flow, const UnitView& unit, const KeptTensors& s, PassCo
 }
 
 void Mlp::backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& s, const KeptTensors& k, PassContext& pass) const {
-  down_.backward_input(k[kept_dup], flow.gradient, unit, pass);                                  // d act [N, F]
-  pass.device.elementwise().gelu_backward(k[kept_dup], k[kept_dup], s[saved_up], pass.stream);   // d up [N, F], in place
-  up_.backward_input(k[kept_dn], k[kept_dup], unit, pass);                                       // dn [N, H]
+  down_.backward_input(k[kept_dup], flow.gradient, unit, pass);                                 // d act [N, F]
+  pass.device.elementwise().gelu_backward(k[kept_dup], k[kept_dup], s[saved_up], pass.stream);  // d up [N, F], in place
+  up_.backward_input(k[kept_dn], k[kept_dup], unit, pass);                                      // dn [N, H]
   norm_.backward_input(flow.next_gradient, flow.gradient, k[kept_dn], s[saved_h], s[saved_mean], s[saved_rstd], unit, pass);
 }
 

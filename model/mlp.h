@@ -14,8 +14,10 @@ class Mlp : public Sublayer {
   std::vector<KeptTensor> saved(BatchShape shape) const override;
   std::vector<KeptTensor> kept(BatchShape shape) const override;
   void forward(Flow& flow, const UnitView& unit, const KeptTensors& saved, PassContext& pass) const override;
-  void backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept, PassContext& pass) const override;
-  void backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept, PassContext& pass) const override;
+  void backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept,
+                      PassContext& pass) const override;
+  void backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept,
+                       PassContext& pass) const override;
 
  private:
   int64_t hidden_, ffn_;

@@ -6,7 +6,8 @@
 
 namespace tessera {
 
-static ModelPreset gpt2(const char* name, int64_t layers, int64_t hidden, int64_t heads, int64_t vocab, int64_t context, const char* source) {
+static ModelPreset gpt2(const char* name, int64_t layers, int64_t hidden, int64_t heads, int64_t vocab, int64_t context,
+                        const char* source) {
   ModelSpec spec;
   spec.layers = layers, spec.hidden = hidden, spec.heads = heads, spec.head_dim = hidden / heads, spec.ffn = 4 * hidden;
   spec.vocab = vocab, spec.context = context;
@@ -16,7 +17,8 @@ static ModelPreset gpt2(const char* name, int64_t layers, int64_t hidden, int64_
 const std::vector<ModelPreset>& model_presets() {
   constexpr const char* radford = "Radford et al. 2019, Table 2; vocabulary 50257, context 1024";
   constexpr const char* brown = "Brown et al. 2020, arXiv:2005.14165, Table 2.1";
-  constexpr const char* xl = "Brown et al. 2020, Table 2.1 gives 24 heads of 128 for a width of 2048: we take the width, so 16 heads of 128";
+  constexpr const char* xl =
+      "Brown et al. 2020, Table 2.1 gives 24 heads of 128 for a width of 2048: we take the width, so 16 heads of 128";
   constexpr const char* brown13 = "Brown et al. 2020, Table 2.1 gives a width of 5140 for 40 heads of 128: we take the heads, so 5120";
   constexpr const char* narayanan = "Narayanan et al. 2021, arXiv:2104.04473, Table 1; vocabulary 51200, sequence 2048";
   //  name, layers, hidden, heads, vocabulary, context
@@ -56,7 +58,8 @@ const ModelPreset& model_preset(const std::string& name) {
     names.push_back(preset.name);
   }
   const std::string nearest = nearest_name(name, names);
-  throw ConfigError({"model.preset = \"" + name + "\" is unknown", "[model]", legal, nearest.empty() ? "" : "did you mean `" + nearest + "`?"});
+  throw ConfigError(
+      {"model.preset = \"" + name + "\" is unknown", "[model]", legal, nearest.empty() ? "" : "did you mean `" + nearest + "`?"});
 }
 
 }  // namespace tessera

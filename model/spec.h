@@ -10,9 +10,9 @@ namespace tessera {
 struct ModelSpec {
   std::string architecture = "gpt2";
   int64_t layers = 0, hidden = 0, heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
-  bool tied = true;             // the head repeats the token embedding
+  bool tied = true;  // the head repeats the token embedding
   double norm_epsilon = 1e-5;
-  double init_std = 0.02;       // residual projections: divided by sqrt(2 layers)
+  double init_std = 0.02;  // residual projections: divided by sqrt(2 layers)
 
   int64_t attention_width() const { return heads * head_dim; }
 };

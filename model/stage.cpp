@@ -41,7 +41,9 @@ KeptTensors Stage::saved_of(const Branch& branch, const SlotPool& slots, int slo
   return tensors;
 }
 
-Tensor Stage::final_hidden(const SlotPool& slots, int slot) const { return slots.tensor(slot, final_offset_, DType::f32, {shape_.rows(), hidden_}); }
+Tensor Stage::final_hidden(const SlotPool& slots, int slot) const {
+  return slots.tensor(slot, final_offset_, DType::f32, {shape_.rows(), hidden_});
+}
 
 void Stage::forward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
   ScratchScope scratch(pass.device.arena());
@@ -78,13 +80,15 @@ void Stage::branch_backward(const Branch& branch, Flow& flow, Tensor next, const
 
 void Stage::backward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
   ScratchScope scratch(pass.device.arena());
-  const std::array<Tensor, 2> buffers = {scratch.take(DType::f32, {shape_.rows(), hidden_}), scratch.take(DType::f32, {shape_.rows(), hidden_})};  // [N, H]
+  const std::array<Tensor, 2> buffers = {scratch.take(DType::f32, {shape_.rows(), hidden_}),
+                                         scratch.take(DType::f32, {shape_.rows(), hidden_})};  // [N, H]
   Flow flow;
   flow.gradient = input.received;
   if (head_) {
     const int unit = range_.last_unit() - 1;
     flow.gradient = buffers[1];
-    head_->backward(flow.gradient, final_hidden(slots, slot), input.targets, input.loss_scale, input.partial, params.gather(unit, pass.stream), pass);
+    head_->backward(flow.gradient, final_hidden(slots, slot), input.targets, input.loss_scale, input.partial,
+                    params.gather(unit, pass.stream), pass);
     params.release(unit);
   }
   for (size_t i = branches_.size(); i-- > 0;) {

@@ -11,12 +11,12 @@ namespace tessera {
 
 /// What one micro-batch brings and where it leaves its results.
 struct StageInput {
-  Tensor tokens, order;   // [N] int32, first chunk: tokens and rows sorted by token
-  Tensor targets;         // [N] int32, last chunk
-  Tensor received;        // [N, H], other chunks: residual stream of the chunk before / gradient of the chunk behind
-  Tensor to_send;         // [N, H]: written for the next chunk (forward) or the previous one (backward); empty at the ends
+  Tensor tokens, order;            // [N] int32, first chunk: tokens and rows sorted by token
+  Tensor targets;                  // [N] int32, last chunk
+  Tensor received;                 // [N, H], other chunks: residual stream of the chunk before / gradient of the chunk behind
+  Tensor to_send;                  // [N, H]: written for the next chunk (forward) or the previous one (backward); empty at the ends
   StepPartial* partial = nullptr;  // losses are added here
-  float loss_scale = 0;   // 1 / (tokens of a step): each token's weight in the loss
+  float loss_scale = 0;            // 1 / (tokens of a step): each token's weight in the loss
 };
 
 /// One chunk of the model: forward and backward of one micro-batch, saved activations in `slot`.
@@ -44,7 +44,8 @@ class Stage {
   };
   KeptTensors saved_of(const Branch& branch, const SlotPool& slots, int slot) const;
   Tensor final_hidden(const SlotPool& slots, int slot) const;  // [N, H], last chunk
-  void branch_backward(const Branch& branch, Flow& flow, Tensor next, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const;
+  void branch_backward(const Branch& branch, Flow& flow, Tensor next, const SlotPool& slots, int slot, ShardedParams& params,
+                       PassContext& pass) const;
 
   StageRange range_;
   BatchShape shape_;

@@ -17,9 +17,11 @@ class Sublayer {
   /// flow.residual becomes h = residual + delta, flow.delta this branch's output.
   virtual void forward(Flow& flow, const UnitView& unit, const KeptTensors& saved, PassContext& pass) const = 0;
   /// flow.next_gradient = flow.gradient + what the branch sends back.
-  virtual void backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept, PassContext& pass) const = 0;
+  virtual void backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept,
+                              PassContext& pass) const = 0;
   /// Accumulates the branch's weight gradients; flow.gradient as backward_input saw it.
-  virtual void backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept, PassContext& pass) const = 0;
+  virtual void backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept,
+                               PassContext& pass) const = 0;
 };
 
 }  // namespace tessera

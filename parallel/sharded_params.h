@@ -22,10 +22,10 @@ Tensor fused(const std::vector<Tensor>& tensors, int first, int count);
 /// A bucket's memory on this rank. In fp32 the master weight is the weight.
 struct LocalBucket {
   const Bucket* bucket;
-  Tensor weights, gradients;          // flat [elements]
-  int64_t update_begin, update_end;   // what this rank updates and keeps optimizer states for: all (ZeRO-0) or its shard (ZeRO-1)
-  int64_t owned_begin, owned_end;     // its shard: what it sums, and counts in the norm
-  bool counted;                       // false for the second use of a tied weight: the norm counts the sum once
+  Tensor weights, gradients;         // flat [elements]
+  int64_t update_begin, update_end;  // what this rank updates and keeps optimizer states for: all (ZeRO-0) or its shard (ZeRO-1)
+  int64_t owned_begin, owned_end;    // its shard: what it sums, and counts in the norm
+  bool counted;                      // false for the second use of a tied weight: the norm counts the sum once
 };
 
 /// The parameters of the units that this rank holds: memory, gradients, exchange, gather. Knows the ZeRO stage, so that nobody else asks.

@@ -20,9 +20,11 @@ TEST(Decls, TheGpt2SizesHaveExactlyTheirPublishedParameters) {
 TEST(Decls, TheGpt3AndMegatronSizesLieNearTheirNominalOnes) {
   // Nominal sizes: Brown et al. 2020, Table 2.1; Narayanan et al. 2021, Table 1 (which gives a decimal more).
   const std::vector<std::pair<const char*, double>> nominal = {
-      {"gpt3-small", 125e6}, {"gpt3-medium", 350e6}, {"gpt3-large", 760e6}, {"gpt3-xl", 1.3e9}, {"gpt3-2.7b", 2.7e9}, {"gpt3-6.7b", 6.7e9}, {"gpt3-13b", 13e9},
-      {"gpt3-175b", 175e9}, {"megatron-1.7b", 1.7e9}, {"megatron-3.6b", 3.6e9}, {"megatron-7.5b", 7.5e9}, {"megatron-18b", 18.4e9}, {"megatron-39b", 39.1e9},
-      {"megatron-76b", 76.1e9}, {"megatron-145b", 145.6e9}, {"megatron-310b", 310.1e9}, {"megatron-530b", 529.6e9}, {"megatron-1t", 1008e9}};
+      {"gpt3-small", 125e6},      {"gpt3-medium", 350e6},   {"gpt3-large", 760e6},      {"gpt3-xl", 1.3e9},
+      {"gpt3-2.7b", 2.7e9},       {"gpt3-6.7b", 6.7e9},     {"gpt3-13b", 13e9},         {"gpt3-175b", 175e9},
+      {"megatron-1.7b", 1.7e9},   {"megatron-3.6b", 3.6e9}, {"megatron-7.5b", 7.5e9},   {"megatron-18b", 18.4e9},
+      {"megatron-39b", 39.1e9},   {"megatron-76b", 76.1e9}, {"megatron-145b", 145.6e9}, {"megatron-310b", 310.1e9},
+      {"megatron-530b", 529.6e9}, {"megatron-1t", 1008e9}};
   for (const auto& [name, expected] : nominal) EXPECT_NEAR(static_cast<double>(parameters(name)) / expected, 1, 0.03) << name;
 }
 

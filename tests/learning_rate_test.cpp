@@ -20,6 +20,8 @@ TEST(LearningRate, FallsMonotonouslyAfterTheWarmUpAndIsHalfWayInTheMiddle) {
   EXPECT_NEAR(learning_rate(curve, 50), 0.5, 1e-12);
 }
 
-TEST(LearningRate, OneStepRunsAtTheFinalRate) { EXPECT_EQ(learning_rate({.peak = 2, .final_fraction = 0.5, .warmup_steps = 0, .steps = 1}, 0), 1.0); }
+TEST(LearningRate, OneStepRunsAtTheFinalRate) {
+  EXPECT_EQ(learning_rate({.peak = 2, .final_fraction = 0.5, .warmup_steps = 0, .steps = 1}, 0), 1.0);
+}
 
 }  // namespace tessera

@@ -27,7 +27,9 @@ void expect_same_bits(const TinyResult& a, const TinyResult& b) {
   EXPECT_EQ(a.states, b.states);
 }
 
-TinyResult run(std::vector<std::string> sets, int ranks, int64_t steps = 8) { return run_tiny({.sets = std::move(sets), .ranks = ranks, .steps = steps}); }
+TinyResult run(std::vector<std::string> sets, int ranks, int64_t steps = 8) {
+  return run_tiny({.sets = std::move(sets), .ranks = ranks, .steps = steps});
+}
 
 using Tensors = std::map<std::string, std::vector<float>>;
 
@@ -68,7 +70,8 @@ TEST(SameBitsRanks, PipelineDepths1And2And4OfAnUntiedModel) {
 
 TEST(SameBitsRanks, Zero0AndZero1) {
   expect_same_bits(run({"parallel.dp=2", "parallel.zero=0"}, 2), run({"parallel.dp=2", "parallel.zero=1"}, 2));
-  expect_same_bits(run({"parallel.dp=2", "parallel.pp=2", "parallel.zero=0"}, 4), run({"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4));
+  expect_same_bits(run({"parallel.dp=2", "parallel.pp=2", "parallel.zero=0"}, 4),
+                   run({"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4));
 }
 
 TEST(SameBitsRanks, MoreReplicasComputeTheSameUpToRounding) {
@@ -103,21 +106,27 @@ TEST(SameBitsRanks, LogitsInSeveralChunksOfRowsGiveTheSameUpToRounding) {
 class ResumeRanks : public testing::Test {
  protected:
   void SetUp() override {
-    directory_ = std::filesystem::path(testing::TempDir()) / "tessera_resume" / testing::UnitTest::GetInstance()->current_test_info()->name();
+    directory_ =
+        std::filesystem::path(testing::TempDir()) / "tessera_resume" / testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::remove_all(directory_);
   }
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
   TinyResult run_and_save(const Case& layout, int64_t steps, int64_t curve_steps) {
-    return run_tiny({.sets = with_curve(layout.sets, curve_steps), .ranks = layout.ranks, .steps = steps, .finish = [this, steps](Trainer& trainer) {
-                       CheckpointStore store(directory_, 2, trainer.mesh().host(), nullptr);
-                       const StepControl control = trainer.control(steps - 1);
-                       store.save({.step = control.step, .applied_steps = control.applied_steps, .samples = trainer.samples()}, ranges_to_save(trainer),
-                                  trainer.device());
-                     }});
+    return run_tiny(
+        {.sets = with_curve(layout.sets, curve_steps), .ranks = layout.ranks, .steps = steps, .finish = [this, steps](Trainer& trainer) {
+           CheckpointStore store(directory_, 2, trainer.mesh().host(), nullptr);
+           const StepControl control = trainer.control(steps - 1);
+           store.save({.step = control.step, .applied_steps = control.applied_steps, .samples = trainer.samples()}, ranges_to_save(trainer),
+                      trainer.device());
+         }});
   }
   TinyResult load_and_run(const Case& layout, int64_t steps, int64_t first_step, int64_t curve_steps) {
-    return run_tiny({.sets = with_curve(layout.sets, curve_steps), .ranks = layout.ranks, .steps = steps, .first_step = first_step, .start = [this](Trainer& trainer) {
+    return run_tiny({.sets = with_curve(layout.sets, curve_steps),
+                     .ranks = layout.ranks,
+                     .steps = steps,
+                     .first_step = first_step,
+                     .start = [this](Trainer& trainer) {
                        trainer.initialize();
                        CheckpointStore store(directory_, 2, trainer.mesh().host(), nullptr);
                        const CheckpointState state = store.newest().value();

@@ -13,7 +13,8 @@ namespace {
 
 /// Gradient `i` of parameter `name` as replica `dp` of stage `pp` computes it: values whose sum depends on the order of the additions.
 float invented(const std::string& name, int pp, int dp, int64_t i) {
-  return RandomStream(static_cast<uint64_t>(1 + pp * 16 + dp), RandomPurpose::Sample, name).normal(static_cast<uint64_t>(i)) * (dp == 0 ? 1e4f : 1.0f);
+  return RandomStream(static_cast<uint64_t>(1 + pp * 16 + dp), RandomPurpose::Sample, name).normal(static_cast<uint64_t>(i)) *
+         (dp == 0 ? 1e4f : 1.0f);
 }
 
 /// Overwrites the gradients of `trainer` with invented ones, reduces them, and compares what must then be summed with a plain loop.
@@ -24,7 +25,8 @@ void check_reduce(Trainer& trainer) {
   const auto fill = [&](int stage, int replica, const LocalBucket& local, auto&& put) {
     for (const BucketEntry& entry : local.bucket->entries) {
       const ParamDecl& decl = map.decl(*local.bucket, entry);
-      for (int64_t i = 0; i < decl.shape.elements(); i++) put(entry.offset + i, invented(decl.tied_to.empty() ? decl.name : decl.tied_to, stage, replica, i));
+      for (int64_t i = 0; i < decl.shape.elements(); i++)
+        put(entry.offset + i, invented(decl.tied_to.empty() ? decl.name : decl.tied_to, stage, replica, i));
     }
   };
   for (const LocalBucket& local : trainer.params().buckets()) {
@@ -46,25 +48,31 @@ void check_reduce(Trainer& trainer) {
       for (size_t i = 0; i < expected.size(); i++) expected[i] += head[i];
     }
     // ZeRO-0 holds the whole sum on every replica, ZeRO-1 its own shard.
-    for (int64_t i = local.update_begin; i < local.update_end; i++) ASSERT_EQ(local.gradients.as<float>()[i], expected[i]) << "element " << i;
+    for (int64_t i = local.update_begin; i < local.update_end; i++)
+      ASSERT_EQ(local.gradients.as<float>()[i], expected[i]) << "element " << i;
   }
 }
 
 }  // namespace
 
 TEST(ShardedParamsRanks, GradientsAreAddedInRankOrderAndATiedPairsSumsMeet) {
-  for (const auto& [sets, ranks] : std::vector<std::pair<std::vector<std::string>, int>>{{{"parallel.dp=2"}, 2},
-                                                                                           {{"parallel.dp=4", "parallel.zero=1"}, 4},
-                                                                                           {{"parallel.pp=2"}, 2},
-                                                                                           {{"parallel.pp=2", "parallel.dp=2"}, 4},
-                                                                                           {{"parallel.pp=2", "parallel.dp=2", "parallel.zero=1"}, 4}}) {
-    run_tiny({.sets = sets, .ranks = ranks, .steps = 0, .start = [](Trainer& trainer) { trainer.initialize(); check_reduce(trainer); }});
+  for (const auto& [sets, ranks] :
+       std::vector<std::pair<std::vector<std::string>, int>>{{{"parallel.dp=2"}, 2},
+                                                             {{"parallel.dp=4", "parallel.zero=1"}, 4},
+                                                             {{"parallel.pp=2"}, 2},
+                                                             {{"parallel.pp=2", "parallel.dp=2"}, 4},
+                                                             {{"parallel.pp=2", "parallel.dp=2", "parallel.zero=1"}, 4}}) {
+    run_tiny({.sets = sets, .ranks = ranks, .steps = 0, .start = [](Trainer& trainer) {
+                trainer.initialize();
+                check_reduce(trainer);
+              }});
   }
 }
 
 TEST(ShardedParamsRanks, InitialWeightsDependOnNameAndElementOnly) {
   const TinyResult one = run_tiny({.steps = 0});
-  for (const auto& [sets, ranks] : std::vector<std::pair<std::vector<std::string>, int>>{{{"parallel.dp=2", "parallel.zero=1"}, 2}, {{"parallel.pp=4"}, 4}}) {
+  for (const auto& [sets, ranks] :
+       std::vector<std::pair<std::vector<std::string>, int>>{{{"parallel.dp=2", "parallel.zero=1"}, 2}, {{"parallel.pp=4"}, 4}}) {
     EXPECT_EQ(run_tiny({.sets = sets, .ranks = ranks, .steps = 0}).weights, one.weights);
   }
   EXPECT_NE(one.weights.at("blocks.0.attention.q_proj.weight"), one.weights.at("blocks.0.attention.k_proj.weight"));

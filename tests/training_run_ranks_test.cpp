@@ -20,7 +20,8 @@ namespace {
 class TrainingRunRanks : public testing::Test {
  protected:
   void SetUp() override {
-    directory_ = std::filesystem::path(testing::TempDir()) / "tessera_training_run" / testing::UnitTest::GetInstance()->current_test_info()->name();
+    directory_ =
+        std::filesystem::path(testing::TempDir()) / "tessera_training_run" / testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::remove_all(directory_);
     std::filesystem::create_directories(directory_);
     IndexedFileWriter writer((directory_ / "text").string(), 96);
@@ -76,7 +77,8 @@ TEST_F(TrainingRunRanks, ARunWritesItsFilesAndEachStepStandsOnce) {
 }
 
 TEST_F(TrainingRunRanks, AStoppedAndResumedRunHasTheSameMetricsAsAnUninterruptedOne) {
-  for (const auto& [sets, ranks] : std::vector<std::pair<std::vector<std::string>, int>>{{{}, 1}, {{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4}}) {
+  for (const auto& [sets, ranks] :
+       std::vector<std::pair<std::vector<std::string>, int>>{{{}, 1}, {{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4}}) {
     const std::string whole = "whole" + std::to_string(ranks), cut = "cut" + std::to_string(ranks);
     std::vector<std::string> all = sets, half = sets;
     all.push_back("train.steps=12");
@@ -121,7 +123,8 @@ TEST_F(TrainingRunRanks, ACorruptNewestCheckpointFallsBackToTheLastGoodOne) {
 TEST_F(TrainingRunRanks, NonFiniteStepsAreSkippedAndTooManyInARowEndTheRunOnAllRanks) {
   try {
     // After the first update the weights are so large that nothing is finite any more.
-    train({"train.steps=30", "optimizer.learning_rate=1e38", "optimizer.warmup_steps=0", "train.max_skipped_steps=4", "parallel.dp=2"}, 2, false);
+    train({"train.steps=30", "optimizer.learning_rate=1e38", "optimizer.warmup_steps=0", "train.max_skipped_steps=4", "parallel.dp=2"}, 2,
+          false);
     FAIL() << "nothing was thrown";
   } catch (const DataError& error) {
     EXPECT_NE(error.text().what.find("4 steps in a row were not finite"), std::string::npos) << error.what();

@@ -12,8 +12,8 @@
 
 #include <fmt/format.h>
 
-#include "base/error.h"
 #include "base/atomic_file.h"
+#include "base/error.h"
 #include "tokenizer/utf8.h"
 
 namespace tessera {

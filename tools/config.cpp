@@ -13,13 +13,17 @@ namespace {
 
 void print_text() {
   for (const ConfigKey& key : list_keys<RunConfig>()) {
-    fmt::print("{:28} {:9} default {:10} {}\n{:28} {}\n", key.key, key.type, key.default_text, key.legal.empty() ? "" : "legal: " + key.legal, "", key.help);
+    fmt::print("{:28} {:9} default {:10} {}\n{:28} {}\n", key.key, key.type, key.default_text,
+               key.legal.empty() ? "" : "legal: " + key.legal, "", key.help);
   }
 }
 
 void print_markdown() {
-  fmt::print("# Configuration\n\nEvery key of RUN.toml, made by `tessera config --markdown`.\n\n| key | type | default | legal | meaning |\n|---|---|---|---|---|\n");
-  for (const ConfigKey& key : list_keys<RunConfig>()) fmt::print("| `{}` | {} | `{}` | {} | {} |\n", key.key, key.type, key.default_text, key.legal, key.help);
+  fmt::print(
+      "# Configuration\n\nEvery key of RUN.toml, made by `tessera config --markdown`.\n\n| key | type | default | legal | meaning "
+      "|\n|---|---|---|---|---|\n");
+  for (const ConfigKey& key : list_keys<RunConfig>())
+    fmt::print("| `{}` | {} | `{}` | {} | {} |\n", key.key, key.type, key.default_text, key.legal, key.help);
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ void print_info() {
              format_bytes(available_memory_bytes()));
   fmt::print("{:16} {:>18} {:>20}  {}\n", "preset", "parameters", "12 l h^2 + 2 v h", "source");
   for (const ModelPreset& preset : model_presets()) {
-    fmt::print("{:16} {:>18} {:>20}  {}\n", preset.name, parameter_count(declare_model(preset.spec)), lecture_parameter_count(preset.spec), preset.source);
+    fmt::print("{:16} {:>18} {:>20}  {}\n", preset.name, parameter_count(declare_model(preset.spec)), lecture_parameter_count(preset.spec),
+               preset.source);
   }
 }
 

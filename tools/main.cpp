@@ -20,7 +20,8 @@ void expect_known(const CLI::App& app, int argc, char** argv) {
     legal += (legal.empty() ? "" : ", ") + sub->get_name();
   }
   const std::string nearest = tessera::nearest_name(argv[1], names);
-  throw tessera::ConfigError({std::string("unknown subcommand `") + argv[1] + "`", "command line", legal, nearest.empty() ? "" : "did you mean `" + nearest + "`?"});
+  throw tessera::ConfigError({std::string("unknown subcommand `") + argv[1] + "`", "command line", legal,
+                              nearest.empty() ? "" : "did you mean `" + nearest + "`?"});
 }
 
 }  // namespace

@@ -39,8 +39,8 @@ void run_plan(const PlanArguments& arguments) {
     std::puts(json.dump(1).c_str());
     return;
   }
-  fmt::print("parameters {} (12 l h^2 + 2 v h = {}), {} rank{}, {} micro-batches of {} x {} tokens\n\n", parameters, lecture, ranks, ranks == 1 ? "" : "s",
-             run.layout.micro_batches(), run.micro_batch.B, run.micro_batch.T);
+  fmt::print("parameters {} (12 l h^2 + 2 v h = {}), {} rank{}, {} micro-batches of {} x {} tokens\n\n", parameters, lecture, ranks,
+             ranks == 1 ? "" : "s", run.layout.micro_batches(), run.micro_batch.B, run.micro_batch.T);
   std::fputs(table.text().c_str(), stdout);
 }
 

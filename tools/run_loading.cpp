@@ -49,7 +49,9 @@ OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences) {
   Messages messages;
   CheckpointStore store(files.checkpoints, 1, *opened.host, &messages);
   const auto state = store.newest();
-  if (!state) throw DataError({run_dir.string() + " holds no checkpoint", files.checkpoints.string(), {}, "`tessera train` saves one at its end and on Ctrl-C"});
+  if (!state)
+    throw DataError(
+        {run_dir.string() + " holds no checkpoint", files.checkpoints.string(), {}, "`tessera train` saves one at its end and on Ctrl-C"});
   store.load(state->step, ranges_to_load(*opened.trainer), *opened.device);
   opened.step = state->step;
   return opened;

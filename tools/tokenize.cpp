@@ -46,8 +46,8 @@ void run_encode(const TokenizeArguments& arguments) {
   const TextFiles texts = gather_text_files(inputs_of(arguments));
   const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const EncodedTexts encoded = encode_files(tokenizer, texts, arguments.output, threads);
-  Messages().notice(fmt::format("{} documents, {} as {} tokens: {}.bin, {}.idx", encoded.documents, format_bytes(encoded.text_bytes), encoded.tokens,
-                                arguments.output, arguments.output));
+  Messages().notice(fmt::format("{} documents, {} as {} tokens: {}.bin, {}.idx", encoded.documents, format_bytes(encoded.text_bytes),
+                                encoded.tokens, arguments.output, arguments.output));
 }
 
 }  // namespace
@@ -63,7 +63,8 @@ void add_tokenize(CLI::App& app) {
   auto* train = command->add_subcommand("train", "learn a SentencePiece vocabulary");
   add_inputs(train);
   train->add_option("--vocab-size", arguments->vocab_size, "tokens")->check(CLI::PositiveNumber);
-  train->add_option("--sample-bytes", arguments->sample_bytes, "text to learn from, taken evenly from all files")->check(CLI::PositiveNumber);
+  train->add_option("--sample-bytes", arguments->sample_bytes, "text to learn from, taken evenly from all files")
+      ->check(CLI::PositiveNumber);
   train->add_option("--output", arguments->output, "the model file")->required();
   train->callback([arguments] { run_train(*arguments); });
   auto* encode = command->add_subcommand("encode", "turn text into a token file");

@@ -1,8 +1,8 @@
 // tessera train: trains, or on `--device null` dry-runs, a configuration.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "base/error.h"
@@ -52,14 +52,17 @@ void run_null(const TrainArguments& arguments) {
 
 /// The run's directory: refuses one that exists unless it is resumed.
 std::filesystem::path choose_run_dir(const TrainArguments& arguments) {
-  const std::filesystem::path run_dir =
-      arguments.run_dir.empty() ? std::filesystem::path("runs") / std::filesystem::path(arguments.file).stem() : std::filesystem::path(arguments.run_dir);
+  const std::filesystem::path run_dir = arguments.run_dir.empty()
+                                            ? std::filesystem::path("runs") / std::filesystem::path(arguments.file).stem()
+                                            : std::filesystem::path(arguments.run_dir);
   const bool exists = std::filesystem::exists(RunFiles(run_dir).config);
   if (exists && !arguments.resume) {
-    throw ConfigError({fmt::format("the run {} exists", run_dir.string()), run_dir.string(), "--resume to go on with it, or another --run-dir", {}});
+    throw ConfigError(
+        {fmt::format("the run {} exists", run_dir.string()), run_dir.string(), "--resume to go on with it, or another --run-dir", {}});
   }
   if (!exists && std::filesystem::exists(run_dir) && !(std::filesystem::is_directory(run_dir) && std::filesystem::is_empty(run_dir))) {
-    throw ConfigError({fmt::format("{} is not empty and holds no run", run_dir.string()), run_dir.string(), "an empty or new --run-dir", {}});
+    throw ConfigError(
+        {fmt::format("{} is not empty and holds no run", run_dir.string()), run_dir.string(), "an empty or new --run-dir", {}});
   }
   return run_dir;
 }
@@ -73,23 +76,23 @@ void run_cpu(const TrainArguments& arguments) {
   const std::filesystem::path run_dir = choose_run_dir(arguments);
   // On resume the run's own file comes first, so that what it resolved (the number of steps of a time budget) stays.
   const std::filesystem::path stored = RunFiles(run_dir).config;
-  const LoadedConfig loaded = load_config({std::filesystem::exists(stored) ? stored : std::filesystem::path(), arguments.file}, arguments.sets);
+  const LoadedConfig loaded =
+      load_config({std::filesystem::exists(stored) ? stored : std::filesystem::path(), arguments.file}, arguments.sets);
   const ResolvedRun run = resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
   const RunData data = open_run_data(run);
   options.run_dir = run_dir;
   options.resume = arguments.resume;
   options.predicted = predict_all(run);
-  SignalWatch signals([&](int64_t step) {
-    messages.notice(fmt::format("stopping after step {}, then saving; once more to quit without saving", step));
-  });
+  SignalWatch signals(
+      [&](int64_t step) { messages.notice(fmt::format("stopping after step {}, then saving; once more to quit without saving", step)); });
   TrainingResult result;
   run_thread_ranks(ranks, [&](HostGroup& host) {
     const TrainingResult own = run_training(run, data, options, host, messages, host.rank() == 0 ? &signals : nullptr);
     if (host.rank() == 0) result = own;
   });
   if (!result.finished()) {
-    messages.notice(fmt::format("stopped after step {} of {}; to go on: tessera train {} --run-dir {} --resume", result.steps_done, result.steps,
-                                arguments.file, run_dir.string()));
+    messages.notice(fmt::format("stopped after step {} of {}; to go on: tessera train {} --run-dir {} --resume", result.steps_done,
+                                result.steps, arguments.file, run_dir.string()));
   }
 }
 
@@ -100,7 +103,8 @@ void add_train(CLI::App& app) {
   auto arguments = std::make_shared<TrainArguments>();
   command->add_option("RUN.toml", arguments->file, "configuration; `tessera config` lists its keys");
   command->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
-  command->add_option("--device", arguments->device, "cpu, or null: count memory and operations, compute nothing")->check(CLI::IsMember({"cpu", "null"}));
+  command->add_option("--device", arguments->device, "cpu, or null: count memory and operations, compute nothing")
+      ->check(CLI::IsMember({"cpu", "null"}));
   command->add_option("--ranks", arguments->ranks, "ranks, as threads of this process")->check(CLI::Range(1, 1 << 20));
   command->add_option("--rank", arguments->rank, "the rank that the null device shows")->check(CLI::NonNegativeNumber);
   command->add_option("--run-dir", arguments->run_dir, "where the run lives; default runs/NAME of NAME.toml");
