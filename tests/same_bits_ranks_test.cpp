@@ -1,6 +1,7 @@
 // The promises of docs/numerics.md that say "same bits", on layouts of thread ranks. Clipping is active in all of them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>

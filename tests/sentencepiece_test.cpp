@@ -4,6 +4,7 @@
 #include <sentencepiece_processor.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <random>

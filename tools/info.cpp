@@ -1,6 +1,7 @@
 // tessera info: the machine as Tessera sees it, and the published models it knows.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <CLI/CLI.hpp>
 #include <thread>
 

@@ -1,6 +1,7 @@
 // tessera tokenize: trains a tokenizer, encodes text.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <CLI/CLI.hpp>
 #include <fstream>
 #include <thread>
