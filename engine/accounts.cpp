@@ -31,7 +31,7 @@ Waterfall waterfall_of(const Profile& profile, int64_t steps, double seconds) {
   waterfall[Bar::Data] = wait(WaitReason::Data);
   waterfall[Bar::ExposedTp] = wait(WaitReason::Tp);
   waterfall[Bar::ExposedDp] = wait(WaitReason::Dp) + wait(WaitReason::Control);
-  waterfall[Bar::Bubble] = wait(WaitReason::Pp);  // between threads a transfer is a copy of microseconds: what is waited for is work
+  waterfall[Bar::Bubble] = wait(WaitReason::Pp);  // the transfer itself is not told apart from the work that it waits for
   return waterfall;
 }
 

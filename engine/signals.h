@@ -19,7 +19,6 @@ class SignalWatch {
 
   /// The stop vote of step `step` of `steps` (from 0), which is about to start. A vote in step s is read at the start of step s + 2.
   bool vote(int64_t step, int64_t steps);
-  bool requested() const { return requested_; }
 
  private:
   void watch();

@@ -44,7 +44,6 @@ class Trainer {
   Device& device() { return device_; }
   Mesh& mesh() { return mesh_; }
   const Stage& stage() const { return stage_; }
-  const Program& program() const { return program_; }
 
  private:
   /// Ring entries that a compute action reads from and writes to; -1: none.
