@@ -2,6 +2,8 @@
 #include "engine/trainer.h"
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "model/decls.h"
@@ -54,12 +56,11 @@ Trainer::Trainer(const ResolvedRun& run, Device& device, Mesh& mesh)
 
 std::vector<Trainer::Transfer> Trainer::transfers_of(const Program& program) {
   std::vector<Transfer> transfers(program.actions.size());
+  std::map<std::tuple<ActionKind, int, int>, int> entries;  // ring entry of each send and receive
+  for (const Action& action : program.actions) entries[{action.kind, action.chunk, action.microbatch}] = action.slot;
   const auto entry = [&](ActionKind kind, const Action& compute) {
-    for (const Action& action : program.actions) {
-      if (action.kind == kind && action.chunk == compute.chunk && action.microbatch == compute.microbatch)
-        return static_cast<int>(action.slot);
-    }
-    return -1;
+    const auto found = entries.find({kind, compute.chunk, compute.microbatch});
+    return found == entries.end() ? -1 : found->second;
   };
   for (size_t i = 0; i < transfers.size(); i++) {
     const Action& action = program.actions[i];
@@ -91,16 +92,19 @@ void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) 
   samples_ += run_.layout.batch_size;
   device_.update().begin_step(own_partial(), stop_vote ? 1 : 0, stream);
   params_.zero_gradients(stream);
+  stream.set_place(-1, -1);
   run_program(program_, transfers_, Mode::Train);  // forward, backward, send, receive, reduce: the schedule is data
   stream.set_phase(Phase::Update);
   params_.add_norm(own_partial(), stream);
+  stream.set_place(-1, -1);
   gather_partials();
   // Exact norm, clip scale, skip flag, stop votes: all ranks alike.
   auto* control = static_cast<StepControl*>(control_.data);
   device_.update().agree_step(control, static_cast<const StepPartial*>(partials_.data), mesh_.world().size(),
                               static_cast<float>(run_.config.train.clip), stream);
   optimizer_.update(learning_rate(run_.learning_rate(), step), control, stream);
-  params_.gather_weights(stream);                                  // ZeRO-1; otherwise nothing
+  params_.gather_weights(stream);  // ZeRO-1; otherwise nothing
+  stream.set_place(-1, -1);
   device_.elementwise().copy(published_[step], control_, stream);  // read by the host two steps later: nobody waits
 }
 

@@ -19,6 +19,7 @@ namespace tessera {
 class Trainer {
  public:
   Trainer(const ResolvedRun& run, Device& device, Mesh& mesh);
+  Trainer(const Trainer&) = delete;
 
   /// Initial values and empty optimizer states; step 0 comes next.
   void initialize();

@@ -4,14 +4,24 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
 namespace tessera {
 
+/// a + b; no machine holds what overflows.
+static int64_t added(int64_t a, int64_t b) {
+  if (__builtin_add_overflow(a, b, &a)) {
+    throw OutOfMemoryError(
+        {"more than 8 EiB of memory are needed", "sizing the arena", {}, "lower train.micro_batch_size or the model's size"});
+  }
+  return a;
+}
+
 int64_t ArenaSize::total_bytes() const {
   int64_t sum = scratch_bytes;
-  for (int64_t bytes : permanent_bytes) sum += bytes;
+  for (int64_t bytes : permanent_bytes) sum = added(sum, bytes);
   return sum;
 }
 
@@ -27,10 +37,10 @@ void Arena::count(MemorySpace space, MemoryCategory category, int64_t bytes) {
 }
 
 Tensor Arena::permanent(DType dtype, Shape shape, MemoryCategory category, MemorySpace space) {
-  const int64_t bytes = arena_rounded(shape.elements() * bytes_of(dtype));
+  const int64_t bytes = arena_rounded(bytes_of(shape, dtype));
   int64_t& top = taken_.permanent_bytes[static_cast<size_t>(space)];
   void* address = permanent_address(space, top, bytes);
-  top += bytes;
+  top = added(top, bytes);
   count(space, category, bytes);
   return Tensor(address, dtype, shape);
 }
@@ -39,9 +49,9 @@ ArenaSize Arena::size() const { return taken_; }
 
 Tensor ScratchScope::take(DType dtype, Shape shape, MemoryCategory category) {
   invariant(count_ < static_cast<int>(blocks_.size()), "a scratch scope holds at most 24 blocks");
-  const int64_t bytes = arena_rounded(shape.elements() * bytes_of(dtype));
+  const int64_t bytes = arena_rounded(bytes_of(shape, dtype));
   void* address = arena_.scratch_address(arena_.scratch_top_, bytes);
-  arena_.scratch_top_ += bytes;
+  arena_.scratch_top_ = added(arena_.scratch_top_, bytes);
   arena_.taken_.scratch_bytes = std::max(arena_.taken_.scratch_bytes, arena_.scratch_top_);
   arena_.count(MemorySpace::Device, category, bytes);
   blocks_[count_++] = {category, bytes};
@@ -66,6 +76,11 @@ Ring::Ring(Arena& arena, int count, DType dtype, Shape shape, MemoryCategory cat
   for (int i = 0; i < count; i++) entries_.push_back(arena.permanent(dtype, shape, category, space));
 }
 
+size_t Ring::index(int64_t use) const {
+  invariant(!entries_.empty(), "a ring without entries is used");
+  return static_cast<size_t>(use) % entries_.size();
+}
+
 namespace {
 
 /// Addresses far above anything the system maps: a read or write faults at once.
@@ -78,34 +93,12 @@ class CountingArena : public Arena {
   static void* address(int64_t region, int64_t offset) { return reinterpret_cast<void*>((int64_t{1} << 62) + (region << 56) + offset); }
 };
 
-/// One anonymous mapping for each space and one for scratch.
-class ReservingArena : public Arena {
+/// Anonymous memory of the system, given back at the end.
+class Mapping {
  public:
-  explicit ReservingArena(const ArenaSize& size) : size_(size) {
-    for (int space = 0; space < memory_spaces; space++) permanent_[space] = map(size.permanent_bytes[space]);
-    scratch_ = map(size.scratch_bytes);
-  }
-  ~ReservingArena() override {
-    for (int space = 0; space < memory_spaces; space++) unmap(permanent_[space], size_.permanent_bytes[space]);
-    unmap(scratch_, size_.scratch_bytes);
-  }
-
- protected:
-  void* permanent_address(MemorySpace space, int64_t offset, int64_t bytes) override {
-    const auto s = static_cast<size_t>(space);
-    return inside(permanent_[s], offset, bytes, size_.permanent_bytes[s]);
-  }
-  void* scratch_address(int64_t offset, int64_t bytes) override { return inside(scratch_, offset, bytes, size_.scratch_bytes); }
-
- private:
-  static void* inside(char* base, int64_t offset, int64_t bytes, int64_t capacity) {
-    if (offset + bytes > capacity) {
-      throw InternalError(fmt::format("the arena holds {} bytes, as the dry run said, but {} are asked for", capacity, offset + bytes));
-    }
-    return base + offset;
-  }
-  static char* map(int64_t bytes) {
-    if (bytes == 0) return nullptr;
+  Mapping() = default;
+  explicit Mapping(int64_t bytes) : bytes_(bytes) {
+    if (bytes == 0) return;
     void* address = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (address == MAP_FAILED) {
       throw OutOfMemoryError({fmt::format("the system refused {} bytes of memory", bytes),
@@ -114,15 +107,47 @@ class ReservingArena : public Arena {
                               "lower train.micro_batch_size or the model's size"});
     }
     madvise(address, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // advice only: fewer misses where the system has huge pages
-    return static_cast<char*>(address);
+    base_ = static_cast<char*>(address);
   }
-  static void unmap(char* address, int64_t bytes) {
-    if (address) munmap(address, static_cast<size_t>(bytes));
+  Mapping(Mapping&& other) noexcept : base_(std::exchange(other.base_, nullptr)), bytes_(other.bytes_) {}
+  Mapping& operator=(Mapping&& other) noexcept {
+    std::swap(base_, other.base_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Mapping() {
+    if (base_) munmap(base_, static_cast<size_t>(bytes_));
   }
 
-  ArenaSize size_;
-  std::array<char*, memory_spaces> permanent_{};
-  char* scratch_ = nullptr;
+  void* at(int64_t offset, int64_t bytes) const {
+    if (offset + bytes > bytes_) {
+      throw InternalError(fmt::format("the arena holds {} bytes, as the dry run said, but {} are asked for", bytes_, offset + bytes));
+    }
+    return base_ + offset;
+  }
+
+ private:
+  char* base_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+/// One mapping for each space and one for scratch.
+class ReservingArena : public Arena {
+ public:
+  explicit ReservingArena(const ArenaSize& size) : scratch_(size.scratch_bytes) {
+    for (int space = 0; space < memory_spaces; space++) permanent_[space] = Mapping(size.permanent_bytes[space]);
+  }
+
+ protected:
+  void* permanent_address(MemorySpace space, int64_t offset, int64_t bytes) override {
+    const auto s = static_cast<size_t>(space);
+    return permanent_[s].at(offset, bytes);
+  }
+  void* scratch_address(int64_t offset, int64_t bytes) override { return scratch_.at(offset, bytes); }
+
+ private:
+  std::array<Mapping, memory_spaces> permanent_;
+  Mapping scratch_;
 };
 
 }  // namespace

@@ -106,10 +106,12 @@ class Ring {
   Ring() = default;
   Ring(Arena& arena, int count, DType dtype, Shape shape, MemoryCategory category, MemorySpace space = MemorySpace::Device);
   int count() const { return static_cast<int>(entries_.size()); }
-  Tensor operator[](int64_t use) const { return entries_[static_cast<size_t>(use) % entries_.size()]; }
-  Event& free(int64_t use) { return free_[static_cast<size_t>(use) % free_.size()]; }
+  /// InternalError when the ring is empty.
+  Tensor operator[](int64_t use) const { return entries_[index(use)]; }
+  Event& free(int64_t use) { return free_[index(use)]; }
 
  private:
+  size_t index(int64_t use) const;
   std::vector<Tensor> entries_;
   std::vector<Event> free_;
 };

@@ -25,13 +25,13 @@ void AttentionOps::attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, T
                                {"q", q, queries, q.dtype},
                                {"k", k, keys, q.dtype},
                                {"v", v, keys, q.dtype}});
-  OpScope op(stream, {.kind = OpKind::AttentionForward,
-                      .shape = {{B, T, A, K, D}, q.dtype},
-                      .flops = 4.0 * D * pairs(shape),  // q k^T and p v
-                      .read_bytes = q.bytes() + k.bytes() + v.bytes(),
-                      .write_bytes = y.bytes() + lse.bytes()});
-  do_attention_forward(y, lse, q, k, v, shape, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::AttentionForward,
+          .shape = {{B, T, A, K, D}, q.dtype},
+          .flops = 4.0 * D * pairs(shape),  // q k^T and p v
+          .read_bytes = q.bytes() + k.bytes() + v.bytes(),
+          .write_bytes = y.bytes() + lse.bytes()},
+         [&] { do_attention_forward(y, lse, q, k, v, shape, stream); });
 }
 
 void AttentionOps::attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor delta, Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y,
@@ -49,13 +49,13 @@ void AttentionOps::attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor de
                                 {"v", v, keys, q.dtype},
                                 {"y", y, queries, q.dtype},
                                 {"lse", lse, rows, DType::f32}});
-  OpScope op(stream, {.kind = OpKind::AttentionBackward,
-                      .shape = {{B, T, A, K, D}, q.dtype},
-                      .flops = 10.0 * D * pairs(shape),  // q k^T again, dy v^T, and one for each of dq, dk, dv
-                      .read_bytes = dy.bytes() + q.bytes() + k.bytes() + v.bytes() + y.bytes() + lse.bytes(),
-                      .write_bytes = dq.bytes() + dk.bytes() + dv.bytes() + delta.bytes()});
-  do_attention_backward(dq, dk, dv, delta, dy, q, k, v, y, lse, shape, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::AttentionBackward,
+          .shape = {{B, T, A, K, D}, q.dtype},
+          .flops = 10.0 * D * pairs(shape),  // q k^T again, dy v^T, and one for each of dq, dk, dv
+          .read_bytes = dy.bytes() + q.bytes() + k.bytes() + v.bytes() + y.bytes() + lse.bytes(),
+          .write_bytes = dq.bytes() + dk.bytes() + dv.bytes() + delta.bytes()},
+         [&] { do_attention_backward(dq, dk, dv, delta, dy, q, k, v, y, lse, shape, stream); });
 }
 
 }  // namespace tessera

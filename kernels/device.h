@@ -22,7 +22,7 @@ struct DeviceTraits {
   std::string name;          // "AMD EPYC"
   std::string isa;           // "AVX3", as Highway names its target
   int threads = 1;           // of one rank
-  int64_t memory_bytes = 0;  // what a rank may take; 0: unknown
+  int64_t memory_bytes = 0;  // of the machine or container, for all its ranks; 0: unknown
 };
 
 /// Memory and arithmetic of one rank: an arena, two streams, the op families. Nothing in it is shared between ranks.

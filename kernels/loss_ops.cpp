@@ -10,26 +10,26 @@ void LossOps::cross_entropy(Tensor losses, Tensor logits, Tensor targets, float 
   const int64_t R = logits.rows(), V = logits.columns();
   expect("cross_entropy",
          {{"losses", losses, {R}, DType::f32}, {"logits", logits, {R, V}, logits.dtype}, {"targets", targets, {R}, DType::i32}});
-  OpScope op(stream, {.kind = OpKind::CrossEntropy,
-                      .shape = {{R, V}, logits.dtype},
-                      .flops = 6.0 * R * V,
-                      .read_bytes = logits.bytes() + targets.bytes(),
-                      .write_bytes = logits.bytes() + losses.bytes()});
-  do_cross_entropy(losses, logits, targets, scale, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::CrossEntropy,
+          .shape = {{R, V}, logits.dtype},
+          .flops = 6.0 * R * V,
+          .read_bytes = logits.bytes() + targets.bytes(),
+          .write_bytes = logits.bytes() + losses.bytes()},
+         [&] { do_cross_entropy(losses, logits, targets, scale, stream); });
 }
 
 void LossOps::cross_entropy_loss(Tensor losses, Tensor logits, Tensor targets, Stream& stream) {
   const int64_t R = logits.rows(), V = logits.columns();
   expect("cross_entropy_loss",
          {{"losses", losses, {R}, DType::f32}, {"logits", logits, {R, V}, logits.dtype}, {"targets", targets, {R}, DType::i32}});
-  OpScope op(stream, {.kind = OpKind::CrossEntropyLoss,
-                      .shape = {{R, V}, logits.dtype},
-                      .flops = 4.0 * R * V,
-                      .read_bytes = logits.bytes() + targets.bytes(),
-                      .write_bytes = losses.bytes()});
-  do_cross_entropy_loss(losses, logits, targets, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::CrossEntropyLoss,
+          .shape = {{R, V}, logits.dtype},
+          .flops = 4.0 * R * V,
+          .read_bytes = logits.bytes() + targets.bytes(),
+          .write_bytes = losses.bytes()},
+         [&] { do_cross_entropy_loss(losses, logits, targets, stream); });
 }
 
 }  // namespace tessera

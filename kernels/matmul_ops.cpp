@@ -4,50 +4,51 @@
 
 namespace tessera {
 
-// Every public op reads like these: check, price and trace (OpScope), compute, and let pending collectives move.
+// Every public op reads like these: check, then price, trace and compute (run_op).
 // FLOPs are the matmul's alone; a bias shows in the bytes.
 
 static int64_t bytes_of(const Tensor& tensor) { return tensor.empty() ? 0 : tensor.bytes(); }
 
 void MatmulOps::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream) {
   const int64_t N = x.rows(), I = x.columns(), O = weight.rows();
-  expect("linear_forward",
-         {{"y", y, {N, O}, x.dtype}, {"x", x, {N, I}, x.dtype}, {"weight", weight, {O, I}, x.dtype}, {"bias", bias, {O}, x.dtype}});
-  OpScope op(stream, {.kind = OpKind::LinearForward,
-                      .shape = {{N, I, O}, x.dtype},
-                      .flops = 2.0 * N * I * O,
-                      .read_bytes = x.bytes() + weight.bytes() + bytes_of(bias),
-                      .write_bytes = y.bytes()});
-  do_linear_forward(y, x, weight, bias, stream);
-  stream.make_progress();
+  expect(
+      "linear_forward",
+      {{"y", y, {N, O}, x.dtype}, {"x", x, {N, I}, x.dtype}, {"weight", weight, {O, I}, x.dtype}, {"bias", bias, {O}, x.dtype, optional}});
+  run_op(stream,
+         {.kind = OpKind::LinearForward,
+          .shape = {{N, I, O}, x.dtype},
+          .flops = 2.0 * N * I * O,
+          .read_bytes = x.bytes() + weight.bytes() + bytes_of(bias),
+          .write_bytes = y.bytes()},
+         [&] { do_linear_forward(y, x, weight, bias, stream); });
 }
 
 void MatmulOps::linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) {
   const int64_t N = dy.rows(), I = weight.columns(), O = dy.columns();
   expect("linear_backward_input", {{"dx", dx, {N, I}, dy.dtype}, {"dy", dy, {N, O}, dy.dtype}, {"weight", weight, {O, I}, dy.dtype}});
-  OpScope op(stream, {.kind = OpKind::LinearBackwardInput,
-                      .shape = {{N, I, O}, dy.dtype},
-                      .flops = 2.0 * N * I * O,
-                      .read_bytes = dy.bytes() + weight.bytes(),
-                      .write_bytes = dx.bytes()});
-  do_linear_backward_input(dx, dy, weight, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::LinearBackwardInput,
+          .shape = {{N, I, O}, dy.dtype},
+          .flops = 2.0 * N * I * O,
+          .read_bytes = dy.bytes() + weight.bytes(),
+          .write_bytes = dx.bytes()},
+         [&] { do_linear_backward_input(dx, dy, weight, stream); });
 }
 
 void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream) {
   const int64_t N = dy.rows(), I = x.columns(), O = dy.columns();
   expect("linear_backward_weight", {{"dweight", dweight, {O, I}, DType::f32},
-                                    {"dbias", dbias, {O}, DType::f32},
+                                    {"dbias", dbias, {O}, DType::f32, optional},
                                     {"dy", dy, {N, O}, x.dtype},
                                     {"x", x, {N, I}, x.dtype}});
   const int64_t sums = dweight.bytes() + bytes_of(dbias);
-  OpScope op(stream, {.kind = OpKind::LinearBackwardWeight,
-                      .shape = {{N, I, O}, x.dtype},
-                      .flops = 2.0 * N * I * O,
-                      .read_bytes = dy.bytes() + x.bytes() + sums,
-                      .write_bytes = sums});
-  do_linear_backward_weight(dweight, dbias, dy, x, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::LinearBackwardWeight,
+          .shape = {{N, I, O}, x.dtype},
+          .flops = 2.0 * N * I * O,
+          .read_bytes = dy.bytes() + x.bytes() + sums,
+          .write_bytes = sums},
+         [&] { do_linear_backward_weight(dweight, dbias, dy, x, stream); });
 }
 
 }  // namespace tessera

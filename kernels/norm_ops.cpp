@@ -1,7 +1,5 @@
 #include "kernels/norm_ops.h"
 
-#include <fmt/format.h>
-
 #include "base/error.h"
 #include "kernels/expect.h"
 
@@ -9,71 +7,64 @@ namespace tessera {
 
 // FLOPs count the work on each element of [N, H]; the few operations on each row do not show beside it.
 
-static void expect_present(const char* op, std::initializer_list<ExpectedTensor> tensors) {
-  expect(op, tensors);
-  for (const auto& [name, tensor, shape, dtype] : tensors) {
-    if (tensor.empty()) throw InternalError(fmt::format("{}: {} is missing", op, name));
-  }
-}
-
 void NormOps::layer_norm_forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, Tensor bias,
                                  float epsilon, Stream& stream) {
   const int64_t N = residual.rows(), H = residual.columns();
   const DType dtype = residual.dtype;
-  expect_present("layer_norm_forward", {{"h", h, {N, H}, dtype},
-                                        {"n", n, {N, H}, dtype},
-                                        {"mean", mean, {N}, DType::f32},
-                                        {"rstd", rstd, {N}, DType::f32},
-                                        {"residual", residual, {N, H}, dtype},
-                                        {"weight", weight, {H}, dtype},
-                                        {"bias", bias, {H}, dtype}});
-  expect("layer_norm_forward", {{"delta", delta, {N, H}, dtype}});
+  expect("layer_norm_forward", {{"h", h, {N, H}, dtype},
+                                {"n", n, {N, H}, dtype},
+                                {"mean", mean, {N}, DType::f32},
+                                {"rstd", rstd, {N}, DType::f32},
+                                {"residual", residual, {N, H}, dtype},
+                                {"delta", delta, {N, H}, dtype, optional},
+                                {"weight", weight, {H}, dtype},
+                                {"bias", bias, {H}, dtype}});
   const bool adds = !delta.empty();
   invariant(adds || h.data == residual.data, "layer_norm_forward: without delta h must be residual itself");
-  OpScope op(stream, {.kind = OpKind::LayerNormForward,
-                      .shape = {{N, H, adds}, dtype},  // the add is part of the key: it has a price
-                      .flops = (adds ? 9.0 : 8.0) * N * H,
-                      .read_bytes = residual.bytes() + (adds ? delta.bytes() : 0) + weight.bytes() + bias.bytes(),
-                      .write_bytes = (adds ? h.bytes() : 0) + n.bytes() + mean.bytes() + rstd.bytes()});
-  do_layer_norm_forward(h, n, mean, rstd, residual, delta, weight, bias, epsilon, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::LayerNormForward,
+          .shape = {{N, H, adds}, dtype},  // the add is part of the key: it has a price
+          .flops = (adds ? 9.0 : 8.0) * N * H,
+          .read_bytes = residual.bytes() + (adds ? delta.bytes() : 0) + weight.bytes() + bias.bytes(),
+          .write_bytes = (adds ? h.bytes() : 0) + n.bytes() + mean.bytes() + rstd.bytes()},
+         [&] { do_layer_norm_forward(h, n, mean, rstd, residual, delta, weight, bias, epsilon, stream); });
 }
 
 void NormOps::layer_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Tensor weight,
                                         Stream& stream) {
   const int64_t N = h.rows(), H = h.columns();
-  expect_present("layer_norm_backward_input", {{"dx", dx, {N, H}, h.dtype},
-                                               {"dh", dh, {N, H}, h.dtype},
-                                               {"dn", dn, {N, H}, h.dtype},
-                                               {"h", h, {N, H}, h.dtype},
-                                               {"mean", mean, {N}, DType::f32},
-                                               {"rstd", rstd, {N}, DType::f32},
-                                               {"weight", weight, {H}, h.dtype}});
-  OpScope op(stream, {.kind = OpKind::LayerNormBackwardInput,
-                      .shape = {{N, H}, h.dtype},
-                      .flops = 14.0 * N * H,
-                      .read_bytes = dh.bytes() + dn.bytes() + h.bytes() + mean.bytes() + rstd.bytes() + weight.bytes(),
-                      .write_bytes = dx.bytes()});
-  do_layer_norm_backward_input(dx, dh, dn, h, mean, rstd, weight, stream);
-  stream.make_progress();
+  expect("layer_norm_backward_input", {{"dx", dx, {N, H}, h.dtype},
+                                       {"dh", dh, {N, H}, h.dtype},
+                                       {"dn", dn, {N, H}, h.dtype},
+                                       {"h", h, {N, H}, h.dtype},
+                                       {"mean", mean, {N}, DType::f32},
+                                       {"rstd", rstd, {N}, DType::f32},
+                                       {"weight", weight, {H}, h.dtype}});
+  run_op(stream,
+         {.kind = OpKind::LayerNormBackwardInput,
+          .shape = {{N, H}, h.dtype},
+          .flops = 14.0 * N * H,
+          .read_bytes = dh.bytes() + dn.bytes() + h.bytes() + mean.bytes() + rstd.bytes() + weight.bytes(),
+          .write_bytes = dx.bytes()},
+         [&] { do_layer_norm_backward_input(dx, dh, dn, h, mean, rstd, weight, stream); });
 }
 
 void NormOps::layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Stream& stream) {
   const int64_t N = h.rows(), H = h.columns();
-  expect_present("layer_norm_backward_weight", {{"dweight", dweight, {H}, DType::f32},
-                                                {"dbias", dbias, {H}, DType::f32},
-                                                {"dn", dn, {N, H}, h.dtype},
-                                                {"h", h, {N, H}, h.dtype},
-                                                {"mean", mean, {N}, DType::f32},
-                                                {"rstd", rstd, {N}, DType::f32}});
+  expect("layer_norm_backward_weight", {{"dweight", dweight, {H}, DType::f32},
+                                        {"dbias", dbias, {H}, DType::f32},
+                                        {"dn", dn, {N, H}, h.dtype},
+                                        {"h", h, {N, H}, h.dtype},
+                                        {"mean", mean, {N}, DType::f32},
+                                        {"rstd", rstd, {N}, DType::f32}});
   const int64_t sums = dweight.bytes() + dbias.bytes();
-  OpScope op(stream, {.kind = OpKind::LayerNormBackwardWeight,
-                      .shape = {{N, H}, h.dtype},
-                      .flops = 5.0 * N * H,
-                      .read_bytes = dn.bytes() + h.bytes() + mean.bytes() + rstd.bytes() + sums,
-                      .write_bytes = sums});
-  do_layer_norm_backward_weight(dweight, dbias, dn, h, mean, rstd, stream);
-  stream.make_progress();
+  run_op(stream,
+         {.kind = OpKind::LayerNormBackwardWeight,
+          .shape = {{N, H}, h.dtype},
+          .flops = 5.0 * N * H,
+          .read_bytes = dn.bytes() + h.bytes() + mean.bytes() + rstd.bytes() + sums,
+          .write_bytes = sums},
+         [&] { do_layer_norm_backward_weight(dweight, dbias, dn, h, mean, rstd, stream); });
 }
 
 }  // namespace tessera

@@ -14,7 +14,7 @@ struct StepPartial {
   FixedSum norm_squares = 0;  // of the gradients this rank owns, each tied pair once
   double loss_sum = 0;        // over this rank's tokens of the step, micro-batches in order
   int32_t nonfinite = 0;
-  int32_t stop_vote = 0;  // written by the host before the step ends
+  int32_t stop_vote = 0;  // of this rank's host, given to begin_step
 };
 
 /// What all ranks agree on; the same bits on each. Lives on the device; kernels read it and return early on a skipped step.

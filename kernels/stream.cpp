@@ -39,14 +39,4 @@ void Stream::make_progress() {
   for (Pending* pending : progress_) pending->advance(0);
 }
 
-OpScope::OpScope(Stream& stream, OpInfo info) : stream_(stream), kind_(info.kind), start_seconds_(0) {
-  stream.note(info);
-  if (stream.timed()) start_seconds_ = steady_seconds();
-}
-
-OpScope::~OpScope() {
-  if (!stream_.timed()) return;
-  stream_.profile().op_seconds[static_cast<int>(kind_)][static_cast<int>(stream_.phase())] += steady_seconds() - start_seconds_;
-}
-
 }  // namespace tessera

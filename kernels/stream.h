@@ -58,7 +58,7 @@ class Stream {
   void add_progress(Pending* pending) { progress_.push_back(pending); }
   void remove_progress(Pending* pending);
 
-  /// For OpScope and communicators only.
+  /// For run_op and communicators only.
   void note(OpInfo info);
   void make_progress();
   bool timed() const { return timed_; }
@@ -73,20 +73,19 @@ class Stream {
   std::vector<Pending*> progress_;
 };
 
-/// Opens an op in a public function: traces it, and times it until the end of the scope.
-class OpScope {
- public:
-  OpScope(Stream& stream, OpInfo info);
-  ~OpScope();
-  OpScope(const OpScope&) = delete;
-
- private:
-  Stream& stream_;
-  OpKind kind_;
-  double start_seconds_;
-};
-
 /// Seconds of a steady clock.
 double steady_seconds();
+
+/// What every public op ends with: traces `info`, runs and times `body`, then lets pending collectives move, outside the op's time.
+template <class Body>
+void run_op(Stream& stream, const OpInfo& info, const Body& body) {
+  stream.note(info);
+  const double start = stream.timed() ? steady_seconds() : 0;
+  body();
+  if (stream.timed()) {
+    stream.profile().op_seconds[static_cast<int>(info.kind)][static_cast<int>(stream.phase())] += steady_seconds() - start;
+  }
+  stream.make_progress();
+}
 
 }  // namespace tessera

@@ -21,6 +21,17 @@ bool Tensor::contiguous() const {
   return true;
 }
 
+int64_t bytes_of(const Shape& shape, DType dtype) {
+  int64_t bytes = 0;
+  invariant(!__builtin_mul_overflow(shape.elements(), bytes_of(dtype), &bytes), "the bytes of a tensor overflow 64 bits");
+  return bytes;
+}
+
+int64_t Tensor::columns() const {
+  invariant(shape.rank() > 0, "an op got an empty tensor where a matrix is needed");
+  return shape[shape.rank() - 1];
+}
+
 int64_t Tensor::row_stride() const {
   invariant(shape.rank() == 2 || contiguous(), "row_stride of a strided tensor that is not a matrix");
   return shape.rank() == 2 ? strides[0] : columns();

@@ -8,6 +8,9 @@
 
 namespace tessera {
 
+/// Bytes of a contiguous tensor; InternalError when they overflow 64 bits.
+int64_t bytes_of(const Shape& shape, DType dtype);
+
 /// A view of memory that somebody else owns: up to four extents with strides in elements. Copying a Tensor copies the view.
 /// A default-constructed Tensor is empty: "no bias", "no delta".
 struct Tensor {
@@ -23,11 +26,11 @@ struct Tensor {
   bool empty() const { return data == nullptr; }
   int64_t elements() const { return shape.elements(); }
   /// Bytes of the elements, not of the span they lie in.
-  int64_t bytes() const { return elements() * bytes_of(dtype); }
+  int64_t bytes() const { return bytes_of(shape, dtype); }
   bool contiguous() const;
 
-  /// A tensor seen as a matrix: all extents but the last are rows. Rank >= 1.
-  int64_t columns() const { return shape[shape.rank() - 1]; }
+  /// A tensor seen as a matrix: all extents but the last are rows. InternalError for rank 0, an empty tensor among them.
+  int64_t columns() const;
   int64_t rows() const { return columns() ? elements() / columns() : 0; }
   /// Elements between the starts of two rows; rank 2 or contiguous.
   int64_t row_stride() const;

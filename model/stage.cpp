@@ -52,13 +52,13 @@ void Stage::forward(const StageInput& input, const SlotPool& slots, int slot, Sh
   flow.residual = saved_of(branches_.front(), slots, slot)[0];             // the first norm's h: there is no delta yet
   if (embedding_) {
     embedding_->forward(flow.residual, input.tokens, params.gather(0, pass.stream), pass);
-    params.release(0);
+    params.release(0, pass.stream);
   } else {
     pass.device.elementwise().copy(flow.residual, input.received, pass.stream);
   }
   for (const Branch& branch : branches_) {
     branch.sublayer->forward(flow, params.gather(branch.unit, pass.stream), saved_of(branch, slots, slot), pass);
-    params.release(branch.unit);
+    params.release(branch.unit, pass.stream);
   }
   // What leaves the chunk is h = residual + delta: the next norm reads the same sum, whoever added it.
   pass.device.elementwise().add(head_ ? final_hidden(slots, slot) : input.to_send, flow.residual, flow.delta, pass.stream);
@@ -75,7 +75,7 @@ void Stage::branch_backward(const Branch& branch, Flow& flow, Tensor next, const
   branch.sublayer->backward_input(flow, unit, saved, kept, pass);
   branch.sublayer->backward_weight(flow, unit, saved, kept, pass);
   flow.gradient = next;
-  params.release(branch.unit);
+  params.release(branch.unit, pass.stream);
 }
 
 void Stage::backward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
@@ -89,7 +89,7 @@ void Stage::backward(const StageInput& input, const SlotPool& slots, int slot, S
     flow.gradient = buffers[1];
     head_->backward(flow.gradient, final_hidden(slots, slot), input.targets, input.loss_scale, input.partial,
                     params.gather(unit, pass.stream), pass);
-    params.release(unit);
+    params.release(unit, pass.stream);
   }
   for (size_t i = branches_.size(); i-- > 0;) {
     const bool leaves = i == 0 && !embedding_;
@@ -98,21 +98,21 @@ void Stage::backward(const StageInput& input, const SlotPool& slots, int slot, S
   }
   if (embedding_) {
     embedding_->backward_weight(flow.gradient, input.tokens, input.order, params.gather(0, pass.stream), pass);
-    params.release(0);
+    params.release(0, pass.stream);
   }
 }
 
 void Stage::loss(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
   const int unit = range_.last_unit() - 1;
   head_->loss(final_hidden(slots, slot), input.targets, input.partial, params.gather(unit, pass.stream), pass);
-  params.release(unit);
+  params.release(unit, pass.stream);
 }
 
 void Stage::logits(Tensor logits, int64_t begin, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
   const int unit = range_.last_unit() - 1;
   const Tensor rows = final_hidden(slots, slot).row_range(begin, begin + logits.rows());  // [R, H]
   head_->logits(logits, rows, params.gather(unit, pass.stream), pass);
-  params.release(unit);
+  params.release(unit, pass.stream);
 }
 
 }  // namespace tessera

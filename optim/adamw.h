@@ -27,6 +27,7 @@ class AdamW {
 
   /// Takes states for the range of each bucket that this rank updates.
   AdamW(const AdamWConfig& config, ShardedParams& params, Device& device);
+  AdamW(const AdamW&) = delete;
   /// One flat launch a bucket, on gradients that ShardedParams::reduce has summed. Returns early on the device when control says skip.
   void update(double learning_rate, const StepControl* control, Stream& stream);
 

@@ -12,7 +12,8 @@ struct LearningRateCurve {
 };
 
 /// The rate of step s in [0, steps): follows the step number, skipped steps included.
-/// peak (s + 1) / warmup_steps while s < warmup_steps; final_fraction x peak exactly at s = steps - 1 and behind it.
+/// peak (s + 1) / warmup_steps while s < warmup_steps; final_fraction x peak exactly at s = steps - 1 and behind it,
+/// unless the warm-up lasts longer.
 double learning_rate(const LearningRateCurve& curve, int64_t step);
 
 }  // namespace tessera

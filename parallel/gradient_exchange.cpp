@@ -20,7 +20,8 @@ GradientExchange::GradientExchange(const std::vector<LocalBucket>& buckets, Mesh
     const int64_t owned = local.owned_end - local.owned_begin;
     elements = std::max(elements, exchange_elements(*local.bucket, owned, mesh.comm(Axis::Dp).size(), mesh.tied().size()));
   }
-  if (elements > 0) pieces_ = Ring(device.arena(), 1, DType::f32, {elements}, MemoryCategory::GradientBuckets);
+  if (mesh.comm(Axis::Dp).size() > 1 || mesh.tied().size() > 1)
+    pieces_ = Ring(device.arena(), 1, DType::f32, {elements}, MemoryCategory::GradientBuckets);
 }
 
 void GradientExchange::exchange(const LocalBucket& local, bool gather, Stream& stream) {

@@ -73,21 +73,29 @@ const UnitView& ShardedParams::gather(int unit, Stream& stream) {
   return views_[unit - first_unit_];
 }
 
-void ShardedParams::release(int) {}
+void ShardedParams::release(int, Stream&) {}
 
 void ShardedParams::zero_gradients(Stream& stream) {
-  for (const LocalBucket& local : buckets_) elementwise_.zero(local.gradients, stream);
+  for (const LocalBucket& local : buckets_) {
+    stream.set_unit(local.bucket->unit);
+    elementwise_.zero(local.gradients, stream);
+  }
 }
 
 void ShardedParams::reduce(Stream& stream) {
-  for (auto local = buckets_.rbegin(); local != buckets_.rend(); ++local) {
-    stream.set_unit(local->bucket->unit);
-    exchange_.exchange(*local, zero_ == 0, stream);
+  // A tied weight's sum waits for the other end of the pipe, so it comes last.
+  for (const ReduceGroup group : {ReduceGroup::Dp, ReduceGroup::DpThenTied}) {
+    for (auto local = buckets_.rbegin(); local != buckets_.rend(); ++local) {
+      if (local->bucket->key.group != group) continue;
+      stream.set_unit(local->bucket->unit);
+      exchange_.exchange(*local, zero_ == 0, stream);
+    }
   }
 }
 
 void ShardedParams::add_norm(StepPartial* partial, Stream& stream) {
   for (const LocalBucket& local : buckets_) {
+    stream.set_unit(local.bucket->unit);
     if (local.counted) update_.gradient_norm(partial, local.gradients.flat_range(local.owned_begin, local.owned_end), stream);
   }
 }
@@ -95,7 +103,10 @@ void ShardedParams::add_norm(StepPartial* partial, Stream& stream) {
 void ShardedParams::gather_weights(Stream& stream) {
   if (zero_ == 0) return;
   Comm& dp = mesh_.comm(Axis::Dp);
-  for (const LocalBucket& local : buckets_) stream.wait(dp.all_gather(local.weights, local.bucket->bounds, stream), dp.reason());
+  for (const LocalBucket& local : buckets_) {
+    stream.set_unit(local.bucket->unit);
+    stream.wait(dp.all_gather(local.weights, local.bucket->bounds, stream), dp.reason());
+  }
 }
 
 void ShardedParams::initialize(uint64_t seed, Device& device) {

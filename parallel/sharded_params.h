@@ -34,13 +34,14 @@ class ShardedParams {
  public:
   /// `first_unit`, `last_unit` (excluded): the units of this pipeline stage.
   ShardedParams(const ShardMap& map, int first_unit, int last_unit, Mesh& mesh, Device& device);
+  ShardedParams(const ShardedParams&) = delete;
 
   /// A unit's tensors, complete from here to `release` (ZeRO-3 will gather them; below it they always are).
   const UnitView& gather(int unit, Stream& stream);
-  void release(int unit);
+  void release(int unit, Stream& stream);
 
   void zero_gradients(Stream& stream);
-  /// Sums the gradients of the units over ranks, from the last unit to the first, as the backward finished them.
+  /// Sums the gradients of the units over ranks, from the last unit to the first, as the backward finished them; tied weights last.
   void reduce(Stream& stream);
   /// This rank's part of the exact norm.
   void add_norm(StepPartial* partial, Stream& stream);

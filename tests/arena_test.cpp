@@ -120,6 +120,14 @@ TEST(Arena, CountingNeedsNoMemoryOfThatSize) {
   EXPECT_EQ(arena->size().total_bytes(), int64_t{4} << 40);
 }
 
+TEST(Arena, SizesBeyond64BitsAreErrors) {
+  const auto arena = Arena::counting();
+  const Shape exbibytes{int64_t{1} << 62};
+  EXPECT_THROW(arena->permanent(DType::f32, exbibytes, MemoryCategory::Weights), InternalError);
+  arena->permanent(DType::u8, exbibytes, MemoryCategory::Weights);
+  EXPECT_THROW(arena->permanent(DType::u8, exbibytes, MemoryCategory::Weights), OutOfMemoryError);
+}
+
 TEST(SlotPool, SlotsAreApartAndBounded) {
   ArenaSize size;
   size.permanent_bytes[device] = 3 * 128;
@@ -130,6 +138,12 @@ TEST(SlotPool, SlotsAreApartAndBounded) {
   EXPECT_EQ(static_cast<char*>(second.data) - static_cast<char*>(first.data), 128 + 64);
   EXPECT_THROW(slots.tensor(3, 0, DType::f32, {1}), InternalError);
   EXPECT_THROW(slots.tensor(0, 68, DType::f32, {4, 4}), InternalError);
+}
+
+TEST(Ring, AnEmptyOneIsNeverUsed) {
+  Ring ring;
+  EXPECT_THROW(ring[0], InternalError);
+  EXPECT_THROW(ring.free(0), InternalError);
 }
 
 TEST(Ring, UsesTakeTheEntriesInTurn) {

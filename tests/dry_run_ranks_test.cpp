@@ -39,6 +39,20 @@ TEST_P(Layouts, TheTraceOnNullEqualsTheTraceOnCpuOpByOp) {
   }
 }
 
+TEST_P(Layouts, EveryStepHasTheSameTrace) {
+  TinyRun tiny = this->tiny();
+  tiny.finish = [&](Trainer& trainer) {
+    const RandomTokens tokens(trainer.run().model.vocab);
+    Trace second, third;
+    trainer.device().compute().set_trace(&second), trainer.train_step(1, &tokens, false);
+    trainer.device().compute().set_trace(&third), trainer.train_step(2, &tokens, false);
+    trainer.device().compute().set_trace(nullptr);
+    EXPECT_TRUE(second == third);
+    EXPECT_TRUE(second == dry_run(trainer.run(), trainer.mesh().rank(), {.kind = DeviceKind::Cpu, .threads = 1}, true).trace);
+  };
+  run_tiny(tiny);
+}
+
 TEST_P(Layouts, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
   TinyRun tiny = this->tiny();
   const ResolvedRun run = resolve_tiny(tiny);

@@ -158,4 +158,12 @@ TEST(MatmulTrace, PricesAMultiplyAddAsTwoAndEachOperandOnce) {
 }
 
 }  // namespace
+TEST(MatmulOps, AMissingTensorIsAnInternalError) {
+  TestDevice device = TestDevice::cpu();
+  const Tensor y = device.tensor({2, 4}), x = device.tensor({2, 8}), weight = device.tensor({4, 8});
+  EXPECT_THROW(device->matmul().linear_forward({}, x, weight, {}, device.stream()), InternalError);
+  EXPECT_THROW(device->matmul().linear_forward(y, {}, weight, {}, device.stream()), InternalError);
+  EXPECT_THROW(device->matmul().linear_forward(y, x, {}, {}, device.stream()), InternalError);
+}
+
 }  // namespace tessera::op_test

@@ -69,6 +69,20 @@ TEST(ShardedParamsRanks, GradientsAreAddedInRankOrderAndATiedPairsSumsMeet) {
   }
 }
 
+TEST(ShardedParamsRanks, RanksThatOwnNothingTakePart) {
+  run_tiny({.sets = {"model.layers=1", "model.heads=1", "model.hidden=8", "train.batch_size=16", "train.micro_batch_size=1",
+                     "parallel.dp=16", "parallel.zero=1"},
+            .ranks = 16,
+            .steps = 1,
+            .start = [](Trainer& trainer) {
+              trainer.initialize();
+              if (trainer.mesh().rank() == 15) {
+                for (const LocalBucket& local : trainer.params().buckets()) EXPECT_EQ(local.owned_begin, local.owned_end);
+              }
+              check_reduce(trainer);
+            }});
+}
+
 TEST(ShardedParamsRanks, InitialWeightsDependOnNameAndElementOnly) {
   const TinyResult one = run_tiny({.steps = 0});
   for (const auto& [sets, ranks] :

@@ -30,11 +30,11 @@ TEST(Stream, ATraceHoldsEachOpWithItsPhaseAndPlace) {
   stream.set_trace(&trace);
   stream.set_phase(Phase::Backward);
   stream.set_place(5, 2);
-  { OpScope op(stream, add_of(7)); }
+  run_op(stream, add_of(7), [] {});
   stream.set_unit(1);
-  { OpScope op(stream, add_of(8)); }
+  run_op(stream, add_of(8), [] {});
   stream.set_trace(nullptr);
-  { OpScope op(stream, add_of(9)); }
+  run_op(stream, add_of(9), [] {});
   ASSERT_EQ(trace.size(), 2u);
   EXPECT_EQ(trace[0].info.shape.extents[0], 7);
   EXPECT_EQ(trace[0].info.phase, Phase::Backward);
@@ -48,7 +48,7 @@ TEST(Stream, ATraceHoldsEachOpWithItsPhaseAndPlace) {
 TEST(Stream, TheProfileCountsCallsAndFlopsByKindAndPhase) {
   Stream stream("compute", true);
   stream.set_phase(Phase::Forward);
-  for (int i = 0; i < 3; i++) OpScope op(stream, add_of(10));
+  for (int i = 0; i < 3; i++) run_op(stream, add_of(10), [] {});
   const auto add = static_cast<int>(OpKind::Add), forward = static_cast<int>(Phase::Forward), backward = static_cast<int>(Phase::Backward);
   EXPECT_EQ(stream.profile().op_calls[add][forward], 3);
   EXPECT_EQ(stream.profile().op_flops[add][forward], 30);
@@ -59,7 +59,7 @@ TEST(Stream, TheProfileCountsCallsAndFlopsByKindAndPhase) {
 
 TEST(Stream, AnUntimedStreamCountsButTakesNoTime) {
   Stream stream("compute", false);
-  { OpScope op(stream, add_of(10)); }
+  run_op(stream, add_of(10), [] {});
   EXPECT_EQ(stream.profile().op_calls[static_cast<int>(OpKind::Add)][static_cast<int>(Phase::Setup)], 1);
   EXPECT_EQ(stream.profile().seconds_of(Phase::Setup), 0);
 }
