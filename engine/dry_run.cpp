@@ -1,10 +1,6 @@
 #include "engine/dry_run.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
-
-#include <algorithm>
-#include <fstream>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -43,8 +39,8 @@ void add_memory_rows(MemoryTable& table, int rank, const ArenaUse& use, MemoryCo
   }
 }
 
-void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, int64_t memory_bytes) {
-  if (memory_bytes <= 0 || needed_bytes <= memory_bytes) return;
+void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, std::optional<int64_t> available_bytes) {
+  if (!available_bytes || needed_bytes <= *available_bytes) return;
   std::string categories;
   for (int category = 0; category < memory_categories; category++) {
     const int64_t bytes = dry.use.peak_bytes[static_cast<int>(MemorySpace::Device)][category];
@@ -53,39 +49,10 @@ void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, int64
           fmt::format("{}{} {}", categories.empty() ? "" : ", ", name_of(static_cast<MemoryCategory>(category)), format_bytes(bytes));
   }
   throw OutOfMemoryError(
-      {fmt::format("{} needed, {} available", format_bytes(needed_bytes), format_bytes(memory_bytes)),
+      {fmt::format("{} needed, {} available", format_bytes(needed_bytes), format_bytes(*available_bytes)),
        fmt::format("{} rank{} on this machine; this one: {}", local_ranks, local_ranks == 1 ? "" : "s", categories),
        {},
        "lower train.micro_batch_size (activations, logits) or the model's size; parallel.zero = 1 shards optimizer states over dp"});
-}
-
-/// A number of kB behind `key` in a /proc file, in bytes; -1 when it is not there.
-static int64_t kilobytes_of(const char* path, const std::string& key) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    int64_t kilobytes = 0;
-    if (word == key && file >> kilobytes) return kilobytes * 1024;
-  }
-  return -1;
-}
-
-int64_t available_memory_bytes() {
-  int64_t bytes = kilobytes_of("/proc/meminfo", "MemAvailable:");
-  const auto at_most = [&](int64_t limit) { bytes = bytes < 0 ? limit : std::min(bytes, limit); };
-  int64_t limit = 0, used = 0;
-  std::ifstream cgroup_max("/sys/fs/cgroup/memory.max"), cgroup_used("/sys/fs/cgroup/memory.current");
-  if (cgroup_max >> limit && cgroup_used >> used) at_most(limit - used);
-  rlimit address_space{};
-  if (getrlimit(RLIMIT_AS, &address_space) == 0 && address_space.rlim_cur != RLIM_INFINITY) {
-    at_most(static_cast<int64_t>(address_space.rlim_cur) - std::max<int64_t>(0, kilobytes_of("/proc/self/status", "VmSize:")));
-  }
-  return std::max<int64_t>(bytes, 0);
-}
-
-int64_t resident_memory_bytes() {
-  return std::max<int64_t>(0, kilobytes_of("/proc/self/status", "RssAnon:")) +
-         std::max<int64_t>(0, kilobytes_of("/proc/self/status", "RssShmem:"));
 }
 
 }  // namespace tessera

@@ -1,5 +1,5 @@
 #pragma once
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "engine/run_config.h"
@@ -25,13 +25,7 @@ DryRun dry_run(const ResolvedRun& run, int rank, const DeviceTraits& imitated, b
 void add_memory_rows(MemoryTable& table, int rank, const ArenaUse& use, MemoryColumn column);
 
 /// OutOfMemoryError naming the bytes by category and what to lower, when the `needed_bytes` of all `local_ranks` of this machine exceed
-/// `memory_bytes`; `dry` is one of them.
-void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, int64_t memory_bytes);
-
-/// Bytes of memory that this process may still take: MemAvailable, bounded by the cgroup's and the process's limits.
-int64_t available_memory_bytes();
-
-/// Bytes of this process that are its own: RssAnon + RssShmem of /proc/self/status.
-int64_t resident_memory_bytes();
+/// `available_bytes` (no value: unknown, nothing is refused); `dry` is one of them.
+void expect_fits(const DryRun& dry, int64_t needed_bytes, int local_ranks, std::optional<int64_t> available_bytes);
 
 }  // namespace tessera

@@ -8,6 +8,7 @@
 
 #include "base/config.h"
 #include "base/error.h"
+#include "base/system_memory.h"
 #include "base/units.h"
 #include "engine/accounts.h"
 #include "engine/checkpoint.h"

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 #include <omp.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <fstream>
 
 #include "base/error.h"
+#include "base/system_memory.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/null/null_ops.h"
@@ -71,13 +71,6 @@ std::string instruction_set() {
   return hwy::TargetName(usable & -usable);  // lower bits are better
 }
 
-/// The machine's memory, or the container's limit where that is less.
-int64_t memory_bytes() {
-  const int64_t machine = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-  int64_t limit = 0;
-  return std::ifstream("/sys/fs/cgroup/memory.max") >> limit ? std::min(machine, limit) : machine;  // "max" is no number
-}
-
 class CpuDevice : public Device {
  public:
   explicit CpuDevice(int threads)
@@ -85,7 +78,7 @@ class CpuDevice : public Device {
                 .name = processor_name(),
                 .isa = instruction_set(),
                 .threads = threads,
-                .memory_bytes = memory_bytes()},
+                .memory_bytes = memory_capacity_bytes().value_or(0)},
                false) {
     omp_set_num_threads(threads);  // of the calling thread's parallel regions: oneDNN asks for no other number
     matmul_ = make_cpu_matmul_ops(threads);

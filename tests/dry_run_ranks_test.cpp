@@ -107,6 +107,8 @@ TEST(DryRun, NeedsNoMemoryWorthSpeakingOfForGpt3175b) {
 TEST(DryRun, RefusesARunThatDoesNotFitAndNamesTheCategories) {
   const DryRun dry = dry_run(resolve_tiny({}), 0, {.threads = 1});
   expect_fits(dry, dry.size.total_bytes(), 1, dry.size.total_bytes());
+  expect_fits(dry, dry.size.total_bytes(), 1, std::nullopt);
+  EXPECT_THROW(expect_fits(dry, dry.size.total_bytes(), 1, 0), OutOfMemoryError);
   try {
     expect_fits(dry, dry.size.total_bytes(), 1, dry.size.total_bytes() - 1);
     FAIL() << "nothing was thrown";

@@ -1,6 +1,7 @@
 #include "tools/run_loading.h"
 
 #include "base/error.h"
+#include "base/system_memory.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_ranges.h"
 #include "engine/dry_run.h"

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/system_memory.h"
 #include "base/units.h"
 #include "engine/dry_run.h"
 #include "engine/training_run.h"
