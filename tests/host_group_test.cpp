@@ -1,10 +1,11 @@
 #include "parallel/host_group.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <thread>
 
 #include "base/error.h"
@@ -15,11 +16,31 @@ namespace {
 
 Tensor flat(std::vector<float>& data) { return Tensor(data.data(), DType::f32, {static_cast<int64_t>(data.size())}); }
 
-double cpu_seconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+/// What the system tells of a thread of this process: a line of state ("S" for asleep) and how often it went to sleep and was taken off a core.
+std::string scheduling_of(pid_t thread) {
+  std::ifstream status("/proc/self/task/" + std::to_string(thread) + "/status");
+  std::string text;
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("State:") || line.find("ctxt_switches:") != std::string::npos) text += line + "\n";
+  }
+  return text;
+}
+
+/// Looks at `threads` until all are asleep and have not woken since the last look; false after `looks`, 10 ms apart.
+bool fall_asleep_for_good(const std::vector<std::atomic<pid_t>>& threads, int looks) {
+  std::vector<std::string> before;
+  for (int look = 0; look < looks; look++) {
+    std::vector<std::string> now;
+    bool asleep = true;
+    for (const auto& thread : threads) {
+      now.push_back(thread == 0 ? "" : scheduling_of(thread));
+      asleep = asleep && now.back().find("State:\tS") != std::string::npos;
+    }
+    if (asleep && now == before) return true;
+    before = std::move(now);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
 }
 
 template <class ErrorKind>
@@ -225,25 +246,25 @@ TEST(HostGroupRanksErrors, AnErrorThatIsNotOursIsRethrownAsItIs) {
 }
 
 TEST(HostGroupRanks, WaitWithoutSpinning) {
-  // 16 ranks wait in both planes while rank 0 sleeps. Spinning would take at least 0.6 s of a core; starting threads takes some ms.
-  const double start = cpu_seconds();
-  run_thread_ranks(17, [](HostGroup& host) {
+  // 16 ranks wait, half of them in each plane, until rank 0 has seen that all sleep and none wakes. On a busy machine that takes longer;
+  // ranks that spin, or look again from time to time, never come to it.
+  std::vector<std::atomic<pid_t>> waiting(16);
+  run_thread_ranks(17, [&](HostGroup& host) {
     std::vector<float> buffer(1);
-    std::vector<int> pair = {0, host.rank()};
     std::vector<std::unique_ptr<Comm>> comms;
     Stream stream("communication", true);
     for (int r = 1; r <= 8; r++) {
       if (host.rank() == 0 || host.rank() == r) comms.push_back(host.make_comm({0, r}, "pair", WaitReason::Pp));
     }
     if (host.rank() == 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(600));
+      EXPECT_TRUE(fall_asleep_for_good(waiting, 3000));
       for (auto& comm : comms) stream.wait(comm->p2p(std::vector<P2p>{{P2p::Kind::Send, flat(buffer), 1}}, stream), WaitReason::Pp);
-    } else if (!comms.empty()) {
-      stream.wait(comms[0]->p2p(std::vector<P2p>{{P2p::Kind::Receive, flat(buffer), 0}}, stream), WaitReason::Pp);
+    } else {
+      waiting[host.rank() - 1] = gettid();
+      if (!comms.empty()) stream.wait(comms[0]->p2p(std::vector<P2p>{{P2p::Kind::Receive, flat(buffer), 0}}, stream), WaitReason::Pp);
     }
     host.barrier();
   });
-  EXPECT_LT(cpu_seconds() - start, 0.3);
 }
 
 TEST(HostGroupRanks, RefuseGroupsThatMakeNoSense) {
