@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <sstream>
+#include <thread>
+#include <vector>
 
 #include "report/messages.h"
 
@@ -97,6 +100,24 @@ TEST_F(MessagesFile, OnATerminalTheLiveLineIsRewrittenAndStaysBelowOtherMessages
     messages.notice("saved 2");
   }
   EXPECT_EQ(written(), "\r\x1b[Kstep 1\r\x1b[Kstep 2\r\x1b[Ksaved 2\nstep 2\n");
+}
+
+TEST_F(MessagesFile, ThreadsShareItAndEveryLineStaysWhole) {
+  {
+    Messages messages({file_, false, false});
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; t++) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 100; i++) t % 2 == 0 ? messages.live("a live line") : messages.notice("a notice");
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  std::istringstream lines(written());
+  int live = 0, notices = 0;
+  for (std::string line; std::getline(lines, line);) live += line == "a live line", notices += line == "a notice";
+  EXPECT_EQ(live, 200);
+  EXPECT_EQ(notices, 200);
 }
 
 TEST_F(MessagesFile, ColoursOnlyWhereTheSinkHasThem) {

@@ -131,7 +131,7 @@ TEST(Mesh, RefusesALayoutOfAnotherNumberOfRanks) {
   }
 }
 
-TEST(Mesh, TakesItsCommunicatorsOffTheStreamWhenItEnds) {
+TEST(MeshOfThreadRanks, TakesItsCommunicatorsOffTheStreamWhenItEnds) {
   run_thread_ranks(2, [](HostGroup& host) {
     Stream stream("communication", true);
     {

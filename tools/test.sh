@@ -8,15 +8,15 @@ usage() {
   cat <<'TEXT'
 tools/test.sh [--quick | --mutations] [--no-install]
                release build: every test, the structure of the sources, the quickstart;
-               then every test under Address- and UndefinedBehaviorSanitizer, and the multi-rank tests under ThreadSanitizer
+               then every test under Address- and UndefinedBehaviorSanitizer, and those with threads under ThreadSanitizer
   --quick      the release build and its tests, and the structure of the sources
   --mutations  the faults of tests/mutations.toml: each must turn a test red
   --no-install the dependencies are there; do not look
 TEXT
 }
 
-# Suites whose ranks are threads: what ThreadSanitizer looks at. Their names contain one of these words.
-multi_rank_suites='Ranks'
+# Tests whose ranks are threads, and others that start threads: what ThreadSanitizer looks at.
+threaded_tests='Ranks|SignalWatch|[.]Threads'
 
 mode=full install=yes
 for argument in "$@"; do
@@ -152,6 +152,6 @@ if build asan; then run_tests asan; fi
 heading "threads"
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 export OMP_NUM_THREADS=1  # ThreadSanitizer does not see into libgomp: one thread an op, the ranks remain
-if build tsan; then run_tests tsan -R "$multi_rank_suites"; fi
+if build tsan; then run_tests tsan -R "$threaded_tests"; fi
 
 finish
