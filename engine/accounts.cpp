@@ -18,20 +18,24 @@ UtilizationInput utilization_input(const ResolvedRun& run) {
   return input;
 }
 
-Waterfall waterfall_of(const Profile& profile, int64_t steps, double seconds) {
+Waterfall waterfall_of(const Profile& profile, int64_t steps, double seconds, double save_seconds) {
   const double each = 1.0 / static_cast<double>(steps);
+  const auto ops = [&](Phase phase) { return profile.seconds_of(phase) * each; };
   const auto wait = [&](WaitReason reason) { return profile.wait_seconds[static_cast<int>(reason)] * each; };
   Waterfall waterfall;
-  waterfall.step_seconds = seconds * each;
-  waterfall[Bar::Forward] = profile.seconds_of(Phase::Forward) * each;
-  waterfall[Bar::Backward] = profile.seconds_of(Phase::Backward) * each;
-  waterfall[Bar::Recompute] = profile.seconds_of(Phase::Recompute) * each;
-  waterfall[Bar::Optimizer] =
-      (profile.seconds_of(Phase::Update) + profile.seconds_of(Phase::Data) + profile.seconds_of(Phase::Exchange)) * each;
-  waterfall[Bar::Data] = wait(WaitReason::Data);
+  waterfall.step_seconds = (seconds + save_seconds) * each;
+  waterfall[Bar::Forward] = ops(Phase::Forward);
+  waterfall[Bar::Backward] = ops(Phase::Backward);
+  waterfall[Bar::Recompute] = ops(Phase::Recompute);
   waterfall[Bar::ExposedTp] = wait(WaitReason::Tp);
-  waterfall[Bar::ExposedDp] = wait(WaitReason::Dp) + wait(WaitReason::Control);
-  waterfall[Bar::Bubble] = wait(WaitReason::Pp);  // the transfer itself is not told apart from the work that it waits for
+  waterfall[Bar::ExposedDp] = wait(WaitReason::Dp);
+  waterfall[Bar::Bubble] = profile.idle_seconds[static_cast<int>(WaitReason::Pp)] * each;
+  waterfall[Bar::ExposedPp] = wait(WaitReason::Pp) - waterfall[Bar::Bubble];
+  waterfall[Bar::ExposedTied] = wait(WaitReason::Tied);
+  waterfall[Bar::ExposedControl] = wait(WaitReason::Control);
+  waterfall[Bar::Optimizer] = ops(Phase::Data) + ops(Phase::Exchange) + ops(Phase::Update);
+  waterfall[Bar::Data] = wait(WaitReason::Data);
+  waterfall[Bar::Checkpoint] = save_seconds * each;
   return waterfall;
 }
 

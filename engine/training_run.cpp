@@ -49,6 +49,7 @@ class TrainingRun {
   void save();
   void write_report();
   MemoryTable gather_memory();
+  std::optional<Waterfall> gather_waterfall();
   int64_t eval_batches() const;
 
   ResolvedRun run_;
@@ -72,7 +73,7 @@ class TrainingRun {
   std::map<int64_t, Finished> finished_;
   std::optional<float> first_loss_, last_loss_, val_loss_;
   int64_t timed_steps_ = 0;
-  double timed_seconds_ = 0, save_seconds_ = 0;
+  double timed_seconds_ = 0, save_seconds_ = 0;  // of the timed steps, and of saves between them
 };
 
 /// The first steps of a process are left out of averages: pages are touched and caches filled for the first time.
@@ -178,7 +179,7 @@ TrainingResult TrainingRun::run() {
   while (step_ < run_.config.train.steps && !stop_) {
     if (step_ - 2 >= settled_) settle(step_ - 2);  // the fixed point at which the host reads: all ranks decide alike
     if (stop_) break;
-    if (step_ == first + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = 0;
+    if (step_ == first + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = save_seconds_ = 0;
     const bool vote = signals_ && leads() && signals_->vote(step_, run_.config.train.steps);
     const double start = steady_seconds();
     trainer_->train_step(step_, data_.training.get(), vote);
@@ -189,7 +190,11 @@ TrainingResult TrainingRun::run() {
     const bool last = step_ == run_.config.train.steps;
     if (last || step_ % run_.eval_every() == 0) finished.val_loss = evaluate();
     const int64_t every = run_.config.checkpoint.every_steps;
-    if (!last && every != 0 && step_ % every == 0) save();
+    if (!last && every != 0 && step_ % every == 0) {
+      const double save_start = steady_seconds();
+      save();
+      save_seconds_ += steady_seconds() - save_start;
+    }
   }
   settle_until(step_);
   if (saved_ != step_) save();
@@ -264,7 +269,6 @@ void TrainingRun::save() {
                .config = write_toml(run_.config)},
               ranges_to_save(*trainer_), *device_);
   saved_ = step_;
-  save_seconds_ += steady_seconds() - start;
   if (leads()) {
     messages_.notice(fmt::format("{} | {} in {}", format_step("saved", step_, run_.config.train.steps),
                                  (files_.checkpoints / fmt::format("{:08}", step_)).string(), format_seconds(steady_seconds() - start)));
@@ -292,8 +296,18 @@ MemoryTable TrainingRun::gather_memory() {
   return table;
 }
 
+/// The mean step of this process, over all ranks; no value when none was timed.
+std::optional<Waterfall> TrainingRun::gather_waterfall() {
+  if (timed_steps_ == 0) return std::nullopt;
+  const Waterfall own = waterfall_of(device_->compute().profile(), timed_steps_, timed_seconds_, save_seconds_);
+  std::vector<Waterfall> ranks;
+  for (const std::string& text : host_.gather(Json(own).dump())) ranks.push_back(Json::parse(text).get<Waterfall>());
+  return mean_of(ranks);
+}
+
 void TrainingRun::write_report() {
   const MemoryTable memory = gather_memory();
+  const std::optional<Waterfall> waterfall = gather_waterfall();
   if (!leads()) return;
   messages_.end_live();
   RunReport report;
@@ -309,8 +323,8 @@ void TrainingRun::write_report() {
       {"finished", finished ? "yes" : "no"}};
   report.first_loss = first_loss_, report.last_loss = last_loss_, report.val_loss = val_loss_;
   report.memory = memory;
+  report.waterfall = waterfall;
   if (timed_steps_ > 0) {
-    report.waterfall = waterfall_of(device_->compute().profile(), timed_steps_, timed_seconds_);
     UtilizationInput input = utilization_input(run_);
     input.seconds = timed_seconds_ / static_cast<double>(timed_steps_);
     input.peak_flops = peak_flops_;

@@ -45,7 +45,7 @@ const char* name_of(Phase phase) {
 }
 
 const char* name_of(WaitReason reason) {
-  constexpr std::array<const char*, wait_reasons> names = {"tp", "dp", "pp", "data", "offload", "checkpoint", "control"};
+  constexpr std::array<const char*, wait_reasons> names = {"tp", "dp", "pp", "tied", "data", "offload", "checkpoint", "control"};
   return names[static_cast<int>(reason)];
 }
 

@@ -51,7 +51,7 @@ constexpr int phases = static_cast<int>(Phase::Count);
 const char* name_of(Phase phase);
 
 /// Why a stream waits: the time inside Stream::wait by reason *is* the exposed communication.
-enum class WaitReason : uint8_t { Tp, Dp, Pp, Data, Offload, Checkpoint, Control, Count };
+enum class WaitReason : uint8_t { Tp, Dp, Pp, Tied, Data, Offload, Checkpoint, Control, Count };
 constexpr int wait_reasons = static_cast<int>(WaitReason::Count);
 const char* name_of(WaitReason reason);
 

@@ -22,8 +22,15 @@ void Stream::wait(Event event, WaitReason reason) {
   note({.kind = OpKind::Wait, .shape = {{static_cast<int64_t>(reason)}, DType::f32}, .launches = 0});
   if (!event.pending) return;
   const double start = timed_ ? steady_seconds() : 0;
-  while (!event.pending->advance(event.ticket)) event.pending->sleep(event.ticket);
-  if (timed_) profile_.wait_seconds[static_cast<int>(reason)] += steady_seconds() - start;
+  double idle = 0;
+  while (!event.pending->advance(event.ticket)) {
+    const double asleep = timed_ ? steady_seconds() : 0;
+    event.pending->sleep(event.ticket);
+    if (timed_) idle += steady_seconds() - asleep;
+  }
+  if (!timed_) return;
+  profile_.wait_seconds[static_cast<int>(reason)] += steady_seconds() - start;
+  profile_.idle_seconds[static_cast<int>(reason)] += idle;
 }
 
 void Stream::remove_progress(Pending* pending) { std::erase(progress_, pending); }

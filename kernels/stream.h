@@ -30,6 +30,7 @@ struct Profile {
   std::array<std::array<int64_t, phases>, op_kinds> op_calls{};
   std::array<std::array<double, phases>, op_kinds> op_flops{};
   std::array<double, wait_reasons> wait_seconds{};
+  std::array<double, wait_reasons> idle_seconds{};  // of those: asleep, because nothing could move before a peer did its part
   double seconds_of(Phase phase) const;
 };
 

@@ -18,19 +18,33 @@ double Waterfall::other() const {
 
 std::string Waterfall::text() const {
   constexpr int width = 50;
+  size_t name_width = 10;
+  for (int i = 0; i < bars; i++) {
+    if (bar_seconds[i] != 0) name_width = std::max(name_width, std::string_view(name_of(static_cast<Bar>(i))).size());
+  }
   double start = 0;  // seconds: rounding each edge, not each length, lets the last bar end at the right margin
   const auto line = [&](const char* name, double seconds) {
     const auto column = [&](double at) { return std::clamp(static_cast<int>(std::lround(width * share(at))), 0, width); };
     const int from = column(std::min(start, start + seconds)), to = column(std::max(start, start + seconds));
     start += seconds;
-    return fmt::format("{:<10} |{:>{}}{:<{}}| {:5.1f}% | {:>7}\n", name, "", from, std::string(static_cast<size_t>(to - from), '#'),
-                       width - from, 100 * share(seconds), format_seconds(seconds));
+    return fmt::format("{:<{}} |{:>{}}{:<{}}| {:5.1f}% | {:>7}\n", name, name_width, "", from,
+                       std::string(static_cast<size_t>(to - from), '#'), width - from, 100 * share(seconds), format_seconds(seconds));
   };
-  std::string out = fmt::format("a step takes {}\n", format_seconds(step_seconds));
+  std::string out = fmt::format("a step takes {}, mean over all ranks\n", format_seconds(step_seconds));
   for (int i = 0; i < bars; i++) {
     if (bar_seconds[i] != 0) out += line(name_of(static_cast<Bar>(i)), bar_seconds[i]);
   }
   return out + line("other", other());
+}
+
+Waterfall mean_of(std::span<const Waterfall> ranks) {
+  Waterfall mean;
+  const double share = 1.0 / static_cast<double>(ranks.size());
+  for (const Waterfall& rank : ranks) {
+    mean.step_seconds += rank.step_seconds * share;
+    for (int i = 0; i < bars; i++) mean.bar_seconds[i] += rank.bar_seconds[i] * share;
+  }
+  return mean;
 }
 
 void to_json(Json& json, const Waterfall& waterfall) {

@@ -104,7 +104,7 @@ TEST(Mesh, ChargesWaitsToTheAxis) {
   EXPECT_EQ(mesh.pipe_backward().reason(), WaitReason::Pp);
   EXPECT_EQ(mesh.comm(Axis::Dp).reason(), WaitReason::Dp);
   EXPECT_EQ(mesh.comm(Axis::Tp).reason(), WaitReason::Tp);
-  EXPECT_EQ(mesh.tied().reason(), WaitReason::Dp);
+  EXPECT_EQ(mesh.tied().reason(), WaitReason::Tied);
   EXPECT_EQ(mesh.world().reason(), WaitReason::Control);
 }
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/error.h"
 
@@ -14,7 +16,10 @@ class Countdown : public Pending {
  public:
   explicit Countdown(int looks) : looks_(looks) {}
   bool advance(uint64_t) override { return --looks_ <= 0; }
-  void sleep(uint64_t) override { sleeps++; }
+  void sleep(uint64_t) override {
+    sleeps++;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   int looks() const { return looks_; }
   int sleeps = 0;
 
@@ -72,6 +77,17 @@ TEST(Stream, WaitAdvancesPendingWorkUntilItIsDoneAndSleepsBetween) {
   EXPECT_EQ(work.sleeps, 3);
   EXPECT_GT(stream.profile().wait_seconds[static_cast<int>(WaitReason::Dp)], 0);
   EXPECT_EQ(stream.profile().wait_seconds[static_cast<int>(WaitReason::Tp)], 0);
+}
+
+TEST(Stream, SleepingIsTheIdlePartOfAWait) {
+  Stream stream("compute", true);
+  Countdown sleeper(3), mover(1);
+  stream.wait({&sleeper, 1}, WaitReason::Pp);
+  stream.wait({&mover, 1}, WaitReason::Dp);
+  const auto pp = static_cast<int>(WaitReason::Pp), dp = static_cast<int>(WaitReason::Dp);
+  EXPECT_GE(stream.profile().idle_seconds[pp], 0.002);  // two sleeps of a millisecond at least
+  EXPECT_GE(stream.profile().wait_seconds[pp], stream.profile().idle_seconds[pp]);
+  EXPECT_EQ(stream.profile().idle_seconds[dp], 0);
 }
 
 TEST(Stream, AReachedEventCostsNothing) {

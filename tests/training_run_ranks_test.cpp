@@ -76,6 +76,15 @@ TEST_F(TrainingRunRanks, ARunWritesItsFilesAndEachStepStandsOnce) {
   for (const MemoryRow& row : report.memory.rows()) EXPECT_EQ(row.dry_run_bytes, row.measured_bytes);
 }
 
+TEST_F(TrainingRunRanks, TheReportSharesSavesOutOverTheSteps) {
+  train({"parallel.pp=2", "train.steps=10", "checkpoint.every_steps=5"}, 2, false);
+  const std::optional<Waterfall> waterfall = read_run_report(RunFiles(directory_ / "run").report).waterfall;
+  ASSERT_TRUE(waterfall.has_value());
+  EXPECT_GT((*waterfall)[Bar::Checkpoint], 0);
+  EXPECT_GT((*waterfall)[Bar::ExposedControl], 0);
+  EXPECT_GE(waterfall->other(), 0);
+}
+
 TEST_F(TrainingRunRanks, AStoppedAndResumedRunHasTheSameMetricsAsAnUninterruptedOne) {
   for (const auto& [sets, ranks] :
        std::vector<std::pair<std::vector<std::string>, int>>{{{}, 1}, {{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4}}) {
