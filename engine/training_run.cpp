@@ -35,6 +35,9 @@ class TrainingRun {
     double seconds = 0;
     std::optional<float> val_loss;
   };
+  struct MemorySample {  // of the whole process
+    int64_t resident_bytes = 0, heap_bytes = 0;
+  };
 
   bool leads() const { return host_.rank() == 0; }
   void start_or_resume();
@@ -48,6 +51,7 @@ class TrainingRun {
   std::optional<float> evaluate();
   void save();
   void write_report();
+  int64_t sample_memory();
   MemoryTable gather_memory();
   std::optional<Waterfall> gather_waterfall();
   int64_t eval_batches() const;
@@ -66,6 +70,7 @@ class TrainingRun {
   CheckpointStore store_;
   std::unique_ptr<MetricsLog> metrics_;
   double peak_flops_ = 0;
+  MemorySample before_arena_, peak_memory_;
   int64_t step_ = 0;     // the next step
   int64_t settled_ = 0;  // steps whose control the host has read
   int64_t saved_ = -1;
@@ -98,6 +103,8 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
   // All ranks at once, as in a step: ranks that share cores share the peak.
   for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_))))
     peak_flops_ += std::stod(flops) / host.size();
+  before_arena_ = {resident_memory_bytes(), heap_bytes()};
+  host.barrier();  // nobody reserves before everybody has looked
   device_->reserve(dry_.size);
   mesh_ = std::make_unique<Mesh>(run.layout, host);
   trainer_ = std::make_unique<Trainer>(run, *device_, *mesh_);
@@ -119,6 +126,7 @@ void TrainingRun::start_or_resume() {
     trainer_->initialize();
     if (run_.config.train.minutes > 0) choose_steps_by_time();
   }
+  sample_memory();
   if (!leads()) return;
   write_config();
   metrics_ = std::make_unique<MetricsLog>(files_.metrics);
@@ -251,7 +259,7 @@ void TrainingRun::log(int64_t step, const StepControl& control, const Finished& 
                                    .tokens_per_second = static_cast<double>(run_.tokens_per_step()) / mean_seconds,
                                    .mfu = utilization(*convention_of(run_.config.log.convention), input).mfu(),
                                    .convention = run_.config.log.convention,
-                                   .memory_bytes = resident_memory_bytes(),
+                                   .memory_bytes = sample_memory(),
                                    .capacity_bytes = device_->traits().memory_bytes,
                                    .seconds_left = mean_seconds * static_cast<double>(run_.config.train.steps - step - 1)}));
 }
@@ -269,15 +277,23 @@ void TrainingRun::save() {
                .config = write_toml(run_.config)},
               ranges_to_save(*trainer_), *device_);
   saved_ = step_;
+  sample_memory();
   if (leads()) {
     messages_.notice(fmt::format("{} | {} in {}", format_step("saved", step_, run_.config.train.steps),
                                  (files_.checkpoints / fmt::format("{:08}", step_)).string(), format_seconds(steady_seconds() - start)));
   }
 }
 
+/// Resident bytes now. Called wherever they may have grown: the largest sample is the report's peak.
+int64_t TrainingRun::sample_memory() {
+  const MemorySample now{resident_memory_bytes(), heap_bytes()};
+  if (now.resident_bytes > peak_memory_.resident_bytes) peak_memory_ = now;
+  return now.resident_bytes;
+}
+
 /// Dry run and arena of every rank, and the process from outside; on rank 0.
 MemoryTable TrainingRun::gather_memory() {
-  const int64_t resident_bytes = resident_memory_bytes();  // before the gather: no rank has given its arena back yet
+  sample_memory();  // before the gather: no rank has given its arena back yet
   MemoryTable own;
   add_memory_rows(own, host_.rank(), dry_.use, &MemoryRow::dry_run_bytes);
   add_memory_rows(own, host_.rank(), device_->arena().use(), &MemoryRow::measured_bytes);
@@ -287,8 +303,12 @@ MemoryTable TrainingRun::gather_memory() {
   for (const std::string& text : host_.gather(rows.dump())) {
     for (const Json& row : Json::parse(text)) table.add(row.get<MemoryRow>());
   }
-  ProcessMemory process{
-      .source = "RssAnon + RssShmem", .ranks = table.ranks(), .start_bytes = options_.start_bytes, .peak_bytes = resident_bytes};
+  ProcessMemory process{.source = "RssAnon + RssShmem",
+                        .ranks = table.ranks(),
+                        .start_bytes = options_.start_bytes,
+                        .peak_bytes = peak_memory_.resident_bytes};
+  process.remainder = {{"libraries and start-up", before_arena_.resident_bytes - options_.start_bytes},
+                       {"allocator since then", peak_memory_.heap_bytes - before_arena_.heap_bytes}};
   for (int space = 0; space < memory_spaces; space++) {
     process.explained_bytes += table.total(process.ranks, static_cast<MemorySpace>(space), &MemoryRow::measured_bytes).value_or(0);
   }

@@ -85,6 +85,18 @@ TEST_F(TrainingRunRanks, TheReportSharesSavesOutOverTheSteps) {
   EXPECT_GE(waterfall->other(), 0);
 }
 
+TEST_F(TrainingRunRanks, TheReportNamesWhatTheProcessHoldsBeyondTheArena) {
+  train({"parallel.pp=2"}, 2, false);
+  const RunReport report = read_run_report(RunFiles(directory_ / "run").report);
+  ASSERT_EQ(report.memory.processes().size(), 1u);
+  const ProcessMemory& process = report.memory.processes().front();
+  ASSERT_EQ(process.remainder.size(), 2u);
+  EXPECT_EQ(process.remainder[0].name, "libraries and start-up");
+  EXPECT_GT(process.remainder[0].bytes, 0);
+  EXPECT_LT(process.remainder[0].bytes, process.peak_bytes);  // the arena came later
+  EXPECT_EQ(process.remainder[1].name, "allocator since then");
+}
+
 TEST_F(TrainingRunRanks, AStoppedAndResumedRunHasTheSameMetricsAsAnUninterruptedOne) {
   for (const auto& [sets, ranks] :
        std::vector<std::pair<std::vector<std::string>, int>>{{{}, 1}, {{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4}}) {
