@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <thread>
 
 #include "base/error.h"
@@ -87,6 +88,35 @@ static Layout resolve_layout(const RunConfig& config, const ConfigSource& source
   return layout;
 }
 
+/// Bytes of all ranks, in floating point so that nothing overflows: at least what is stored, within a small factor of it.
+static double rough_bytes(const ResolvedRun& run) {
+  const ModelSpec& model = run.model;
+  const Layout& layout = run.layout;
+  const double width = 4.0 * static_cast<double>(model.hidden + model.attention_width()) + 2.0 * static_cast<double>(model.ffn) +
+                       static_cast<double>(model.heads);
+  const int64_t in_flight =
+      layout.schedule == "gpipe" ? layout.micro_batches() : std::min<int64_t>(layout.micro_batches(), layout.degree(Axis::Pp));
+  const double kept = static_cast<double>(run.micro_batch.rows()) * width * static_cast<double>(model.layers * in_flight);
+  return layout.degree(Axis::Dp) * (16 * rough_parameter_count(model) + 4 * kept);
+}
+
+/// Counts of tokens have 32 bits in kernels, and sums of bytes 64.
+static void check_countable(const ResolvedRun& run, const ConfigSource& source) {
+  constexpr int64_t most_rows = std::numeric_limits<int32_t>::max();
+  if (run.micro_batch.rows() > most_rows) {
+    throw ConfigError({fmt::format("train.micro_batch_size = {} of {} tokens each is too large", run.micro_batch.B, run.micro_batch.T),
+                       source.where_of("train.micro_batch_size"),
+                       fmt::format("1 to {}", most_rows / run.micro_batch.T),
+                       {}});
+  }
+  constexpr double most_bytes = 1e18;
+  if (rough_bytes(run) > most_bytes) {
+    throw ConfigError({fmt::format("all ranks together would need about {:.2g} bytes, more than can be counted", rough_bytes(run)),
+                       "[model], [train] and [parallel]", fmt::format("at most {:.0e} bytes", most_bytes),
+                       "lower the model's sizes, train.micro_batch_size or parallel.dp"});
+  }
+}
+
 ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab) {
   ResolvedRun run;
   run.config = config;
@@ -107,6 +137,7 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
          {}});
   }
   run.micro_batch = {config.train.micro_batch_size, T};
+  check_countable(run, source);
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   run.threads = config.parallel.threads != 0 ? static_cast<int>(config.parallel.threads) : std::max(1, cores / ranks);
   return run;

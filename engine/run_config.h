@@ -10,6 +10,9 @@
 
 namespace tessera {
 
+/// Upper bounds, beyond anything that runs, and low enough that the products of a few of them fit 64 bits; a model's own are in model/spec.h.
+constexpr int64_t most_ranks = 1 << 20, most_threads = 1024, most_sequences = 1 << 24, most_steps = 1'000'000'000'000;
+
 struct ModelConfig {
   std::string preset, architecture = "gpt2";
   int64_t layers = 0, hidden = 0, heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
@@ -19,13 +22,13 @@ struct ModelConfig {
   static void fields(Self& self, Visit&& visit) {
     visit("preset", self.preset, any(), "a published model (tessera info lists them); the other keys of this table override it");
     visit("architecture", self.architecture, one_of({"gpt2"}), "family of the model");
-    visit("layers", self.layers, at_least(0), "blocks; 0: the preset's");
-    visit("hidden", self.hidden, at_least(0), "width of the residual stream; 0: the preset's");
-    visit("heads", self.heads, at_least(0), "attention heads; 0: the preset's");
-    visit("head_dim", self.head_dim, at_least(0), "width of a head; 0: hidden / heads");
-    visit("ffn", self.ffn, at_least(0), "width inside the MLP; 0: 4 x hidden");
-    visit("vocab", self.vocab, at_least(0), "vocabulary; 0: the preset's, else the tokenizer's");
-    visit("context", self.context, at_least(0), "the most positions of a sequence; 0: the preset's, else train.sequence");
+    visit("layers", self.layers, between(0, most_layers), "blocks; 0: the preset's");
+    visit("hidden", self.hidden, between(0, most_width), "width of the residual stream; 0: the preset's");
+    visit("heads", self.heads, between(0, most_width), "attention heads; 0: the preset's");
+    visit("head_dim", self.head_dim, between(0, most_head_dim), "width of a head; 0: hidden / heads");
+    visit("ffn", self.ffn, between(0, 4 * most_width), "width inside the MLP; 0: 4 x hidden");
+    visit("vocab", self.vocab, between(0, most_vocab), "vocabulary; 0: the preset's, else the tokenizer's");
+    visit("context", self.context, between(0, most_context), "the most positions of a sequence; 0: the preset's, else train.sequence");
     visit("tied", self.tied, any(), "the head repeats the token embedding");
     visit("norm_epsilon", self.norm_epsilon, positive(), "added to the variance in norms");
     visit("init_std", self.init_std, at_least(0), "standard deviation of initial weights; residual projections: / sqrt(2 layers)");
@@ -49,11 +52,13 @@ struct TrainConfig {
   int64_t max_skipped_steps = 20, eval_every = 0, eval_batches = 8;
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
-    visit("steps", self.steps, at_least(1), "optimizer steps to run");
-    visit("minutes", self.minutes, at_least(0), "time budget: when above 0, train.steps comes from a rate measured at the start");
-    visit("batch_size", self.batch_size, at_least(1), "sequences a step, over all ranks");
-    visit("micro_batch_size", self.micro_batch_size, at_least(1), "sequences that pass through the model together on one rank");
-    visit("sequence", self.sequence, at_least(0), "tokens of a sequence; 0: model.context");
+    visit("steps", self.steps, between(1, most_steps), "optimizer steps to run");
+    visit("minutes", self.minutes, between(0, 365 * 24 * 60),
+          "time budget: when above 0, train.steps comes from a rate measured at the start");
+    visit("batch_size", self.batch_size, between(1, most_sequences), "sequences a step, over all ranks");
+    visit("micro_batch_size", self.micro_batch_size, between(1, most_sequences),
+          "sequences that pass through the model together on one rank");
+    visit("sequence", self.sequence, between(0, most_context), "tokens of a sequence; 0: model.context");
     visit("seed", self.seed, at_least(0), "of initial values and data order");
     visit("clip", self.clip, at_least(0), "the largest global gradient norm; 0: no clipping");
     visit("max_skipped_steps", self.max_skipped_steps, at_least(1), "non-finite steps in a row that end the run");
@@ -92,13 +97,13 @@ struct ParallelConfig {
   std::string schedule = "1f1b";
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
-    visit("pp", self.pp, at_least(1), "pipeline stages");
-    visit("dp", self.dp, at_least(0), "data-parallel replicas; 0: ranks / the other axes");
+    visit("pp", self.pp, between(1, most_ranks), "pipeline stages");
+    visit("dp", self.dp, between(0, most_ranks), "data-parallel replicas; 0: ranks / the other axes");
     visit("cp", self.cp, between(1, 1), "context parallelism");
     visit("tp", self.tp, between(1, 1), "tensor parallelism");
     visit("zero", self.zero, between(0, 1), "ZeRO stage: 0 everything on each replica, 1 optimizer states sharded over dp");
     visit("schedule", self.schedule, one_of({"gpipe", "1f1b"}), "order of the micro-batches in a pipeline");
-    visit("threads", self.threads, at_least(0), "threads of each rank; 0: cores / ranks of this machine");
+    visit("threads", self.threads, between(0, most_threads), "threads of each rank; 0: cores / ranks of this machine");
   }
 };
 

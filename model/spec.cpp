@@ -6,25 +6,39 @@
 
 namespace tessera {
 
+double rough_parameter_count(const ModelSpec& spec) {
+  const auto h = static_cast<double>(spec.hidden), w = static_cast<double>(spec.heads) * static_cast<double>(spec.head_dim);
+  const double block = 4 * h * w + 2 * h * static_cast<double>(spec.ffn);
+  return static_cast<double>(spec.layers) * block + h * static_cast<double>((spec.tied ? 1 : 2) * spec.vocab + spec.context);
+}
+
 void check(const ModelSpec& spec) {
-  const auto at_least = [](const char* key, int64_t value, int64_t least) {
-    if (value < least)
-      throw ConfigError({fmt::format("model.{} = {} is too small", key, value), "[model]", fmt::format("{} or more", least), {}});
+  const auto within = [](const char* key, int64_t value, int64_t least, int64_t most) {
+    if (value < least || value > most) {
+      throw ConfigError({fmt::format("model.{} = {} is too {}", key, value, value < least ? "small" : "large"),
+                         "[model]",
+                         fmt::format("{} to {}", least, most),
+                         {}});
+    }
   };
   if (spec.architecture != "gpt2")
     throw ConfigError({fmt::format("model.architecture = \"{}\" is unknown", spec.architecture), "[model]", "gpt2", {}});
-  at_least("layers", spec.layers, 1);
-  at_least("hidden", spec.hidden, 1);
-  at_least("heads", spec.heads, 1);
-  at_least("ffn", spec.ffn, 1);
-  at_least("vocab", spec.vocab, 2);
-  at_least("context", spec.context, 1);
-  at_least("head_dim", spec.head_dim, 1);
-  if (spec.head_dim > 256) {
-    throw ConfigError({fmt::format("attention heads of width {} are too wide", spec.head_dim),
+  within("layers", spec.layers, 1, most_layers);
+  within("hidden", spec.hidden, 1, most_width);
+  within("heads", spec.heads, 1, most_width);
+  within("ffn", spec.ffn, 1, 4 * most_width);
+  within("vocab", spec.vocab, 2, most_vocab);
+  within("context", spec.context, 1, most_context);
+  if (spec.head_dim < 1 || spec.head_dim > most_head_dim) {
+    throw ConfigError({fmt::format("attention heads of width {} are too {}", spec.head_dim, spec.head_dim < 1 ? "narrow" : "wide"),
                        "[model]",
-                       "model.hidden / model.heads, or model.head_dim, up to 256",
+                       fmt::format("model.hidden / model.heads, or model.head_dim, from 1 to {}", most_head_dim),
                        {}});
+  }
+  if (rough_parameter_count(spec) > most_parameters) {
+    throw ConfigError({fmt::format("a model of {:.2g} parameters is too large", rough_parameter_count(spec)), "[model]",
+                       fmt::format("at most {:.0e} parameters", most_parameters),
+                       "lower model.layers, model.hidden, model.ffn, model.vocab or model.context"});
   }
 }
 

@@ -5,6 +5,10 @@
 
 namespace tessera {
 
+/// Upper bounds of a model's sizes, far above every published one: with them no count of parameters, and of their bytes, overflows 64 bits.
+constexpr int64_t most_layers = 1 << 14, most_width = 1 << 24, most_head_dim = 256, most_vocab = 1 << 30, most_context = 1 << 24;
+constexpr double most_parameters = 1e15;
+
 /// The shape of a decoder-only transformer: plain data. hidden: width of the residual stream; head_dim: width of a head, heads x head_dim
 /// may differ from hidden; ffn: width inside the MLP; context: the most positions of a sequence.
 struct ModelSpec {
@@ -16,6 +20,9 @@ struct ModelSpec {
 
   int64_t attention_width() const { return heads * head_dim; }
 };
+
+/// Parameters to a few percent, in floating point: of any sizes, also of ones that no integer counts.
+double rough_parameter_count(const ModelSpec& spec);
 
 /// ConfigError naming the key, the value and what would be legal.
 void check(const ModelSpec& spec);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "base/error.h"
 
 namespace tessera {
@@ -78,6 +80,33 @@ TEST(RunConfig, HeadsThatDoNotDivideTheWidthAndSequencesBeyondTheContextAreRefus
   config = small();
   config.train.sequence = 17;
   EXPECT_NE(error_of(config, 1).find("1 to 16"), std::string::npos);
+}
+
+TEST(RunConfig, SizesThatNoCounterHoldsAreRefusedByNameAndNotByOverflow) {
+  const auto refused = [](const std::function<void(RunConfig&)>& change) {
+    RunConfig config = small();
+    change(config);
+    return error_of(config, 1);
+  };
+  EXPECT_NE(refused([](RunConfig& c) { c.model.hidden = 3'000'000'000'000; }).find("model.hidden = 3000000000000"), std::string::npos);
+  EXPECT_NE(refused([](RunConfig& c) { c.model.layers = 100'000'000; }).find("model.layers = 100000000"), std::string::npos);
+  EXPECT_NE(refused([](RunConfig& c) { c.model.hidden = most_width, c.model.heads = 1 << 16; }).find("parameters"), std::string::npos);
+  EXPECT_NE(
+      refused([](RunConfig& c) { c.model.context = most_context, c.train.batch_size = c.train.micro_batch_size = 256; }).find("1 to 127"),
+      std::string::npos);
+  EXPECT_NE(refused([](RunConfig& c) {
+              c.model.layers = most_layers, c.model.hidden = c.model.heads = 1 << 15, c.model.head_dim = 8;
+              c.model.context = most_context, c.train.batch_size = c.train.micro_batch_size = 100;
+            }).find("more than can be counted"),
+            std::string::npos);
+}
+
+TEST(RunConfig, KeysHaveUpperBoundsWhoseProductsFit) {
+  RunConfig config;
+  for (const char* set : {"parallel.pp=4294967296", "parallel.dp=4294967296", "parallel.threads=4294967296",
+                          "train.micro_batch_size=4611686018427387904", "model.hidden=3000000000000", "model.layers=100000000"}) {
+    EXPECT_THROW(apply_set(config, set), ConfigError) << set;
+  }
 }
 
 }  // namespace tessera

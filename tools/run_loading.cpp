@@ -1,5 +1,7 @@
 #include "tools/run_loading.h"
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "base/system_memory.h"
 #include "engine/checkpoint.h"
@@ -22,7 +24,14 @@ LoadedConfig load_config(const std::vector<std::filesystem::path>& files, const 
 
 int ranks_of(const RunConfig& config) {
   const ParallelConfig& parallel = config.parallel;
-  return static_cast<int>(parallel.pp * std::max<int64_t>(1, parallel.dp) * parallel.cp * parallel.tp);
+  const int64_t ranks = parallel.pp * std::max<int64_t>(1, parallel.dp) * parallel.cp * parallel.tp;
+  if (ranks > most_ranks) {
+    throw ConfigError({fmt::format("parallel.pp = {} x parallel.dp = {} are too many ranks", parallel.pp, parallel.dp),
+                       "[parallel]",
+                       fmt::format("at most {}", most_ranks),
+                       {}});
+  }
+  return static_cast<int>(ranks);
 }
 
 MemoryTable predict_all(const ResolvedRun& run) {

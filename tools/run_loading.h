@@ -22,7 +22,7 @@ struct LoadedConfig {
 /// Files read one over another (empty paths are left out), then each --set, then the tokenizer's size.
 LoadedConfig load_config(const std::vector<std::filesystem::path>& files, const std::vector<std::string>& sets);
 
-/// Ranks of a layout when nobody said how many: the product of the axes that are given.
+/// Ranks of a layout when nobody said how many: the product of the axes that are given. ConfigError when it exceeds most_ranks.
 int ranks_of(const RunConfig& config);
 
 /// The planner's columns for all ranks.
