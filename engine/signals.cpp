@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 
 namespace tessera {
 
@@ -12,10 +13,14 @@ static sigset_t watched_signals() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  struct sigaction hangup;
+  ::sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) sigaddset(&signals, SIGHUP);  // under nohup, a closed terminal is to be survived
   return signals;
 }
 
 SignalWatch::SignalWatch(std::function<void(int64_t)> announce) : announce_(std::move(announce)) {
+  std::signal(SIGPIPE, SIG_IGN);  // messages that nobody reads any more must not end a training run
   const sigset_t signals = watched_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   thread_ = std::thread([this] { watch(); });
@@ -40,7 +45,8 @@ void SignalWatch::watch() {
     const timespec tenth{0, 100'000'000};
     const int signal = sigtimedwait(&signals, nullptr, &tenth);
     if (signal < 0) continue;
-    if (requested_) _exit(128 + signal);  // the second one: nothing is saved, nothing that was saved is touched
+    if (requested_ && signal == SIGHUP) continue;  // a terminal that closes may send several
+    if (requested_) _exit(128 + signal);           // the second one: nothing is saved, nothing that was saved is touched
     int64_t step;
     {
       const std::lock_guard lock(mutex_);

@@ -7,9 +7,10 @@
 
 namespace tessera {
 
-/// SIGINT and SIGTERM of a training process. The first says at once after which step the run stops and asks for it;
-/// a second one ends the process without saving. Create it before any other thread: it blocks both signals in the creating thread,
-/// whose children inherit that, and waits for them in a thread of its own.
+/// SIGINT, SIGTERM and SIGHUP (unless ignored: nohup) of a training process. The first says at once after which step the run stops and asks
+/// for it; a second SIGINT or SIGTERM ends the process without saving. Create it before any other thread: it blocks the signals in the
+/// creating thread, whose children inherit that, and waits for them in a thread of its own. From then on the process ignores SIGPIPE: a
+/// reader of its messages that goes away does not end it.
 class SignalWatch {
  public:
   /// `announce(step)`: called once, on the watching thread, with the number (from 1) of the last step that will run.
