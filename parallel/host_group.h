@@ -33,9 +33,10 @@ std::unique_ptr<HostGroup> make_self_group();
 std::unique_ptr<HostGroup> make_null_group(int rank, int size);
 
 /// Runs `body(group)` on `ranks` threads of this process and waits for all. When one throws, the others are released; the first error
-/// (the one that was not caused by another's abort) is rethrown after all threads have ended. A wait of the data plane, a gather or a
-/// broadcast that lasts `timeout_seconds` throws CommError naming the ranks that are missing, and so does, at once, waiting for a rank
-/// whose body has ended. ConfigError when the system refuses that many threads.
+/// (the one that was not caused by another's abort) is rethrown after all threads have ended. A wait of the data plane that lasts
+/// `timeout_seconds` throws CommError naming the ranks that are missing; the time in which the whole process is stopped (Ctrl-Z) does not
+/// count. A gather or a broadcast waits as long as it takes: a rank may be saving to a slow disk. Waiting for a rank whose body has ended
+/// throws at once. ConfigError when the system refuses that many threads.
 void run_thread_ranks(int ranks, const std::function<void(HostGroup&)>& body, double timeout_seconds = 600);
 
 }  // namespace tessera

@@ -29,9 +29,15 @@ std::string ranks_text(const std::vector<int>& ranks) {
   return text;
 }
 
-std::chrono::steady_clock::time_point deadline_after(double seconds) {
-  const std::chrono::duration<double> limited(std::min(seconds, 1e9));  // a clock of 64-bit nanoseconds holds no more than 9e9
-  return std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(limited);
+Patience::Patience(double limit_seconds, Clock::time_point now)
+    : slice_(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::min(limit_seconds / 60, 3600.0)))),
+      last_(now),
+      limit_seconds_(limit_seconds) {}
+
+bool Patience::ended(Clock::time_point now) {
+  waited_seconds_ += std::chrono::duration<double>(std::min(now - last_, slice_)).count();
+  last_ = now;
+  return waited_seconds_ >= limit_seconds_;
 }
 
 ThreadsGroup::ThreadsGroup(const std::vector<int>& ranks_, const std::string& name_)
@@ -43,7 +49,10 @@ std::vector<Message>& ThreadsGroup::channel(Operation operation, int source, int
 }
 
 ThreadsComm::ThreadsComm(ThreadsWorld& world, std::shared_ptr<ThreadsGroup> group, int rank, WaitReason reason)
-    : Comm(rank, static_cast<int>(group->ranks.size()), reason), world_(world), group_(std::move(group)) {
+    : Comm(rank, static_cast<int>(group->ranks.size()), reason),
+      world_(world),
+      group_(std::move(group)),
+      sleep_patience_(world.timeout_seconds_, Patience::Clock::now()) {
   const std::lock_guard lock(world_.mutex_);
   world_.ranks_[world_rank()].comms.push_back(this);
   group_->members[rank] = this;
@@ -181,9 +190,12 @@ void ThreadsComm::sleep(uint64_t ticket) {
     throw CommError(
         {.what = what + " on rank " + std::to_string(world_rank()) + " waits for " + ranks_text(ended) + ", which ended without it"});
   }
-  if (sleep_ticket_ != ticket) sleep_ticket_ = ticket, sleep_deadline_ = deadline_after(world_.timeout_seconds_);
-  const bool woken = self.changed.wait_until(lock, sleep_deadline_, [&] { return world_.aborted_ || self.version != self.seen; });
-  world_.throw_if_aborted(world_rank(), what);
+  if (sleep_ticket_ != ticket) sleep_ticket_ = ticket, sleep_patience_ = Patience(world_.timeout_seconds_, Patience::Clock::now());
+  bool woken = false;
+  do {
+    woken = self.changed.wait_until(lock, sleep_patience_.next_look(), [&] { return world_.aborted_ || self.version != self.seen; });
+    world_.throw_if_aborted(world_rank(), what);
+  } while (!sleep_patience_.ended(Patience::Clock::now()) && !woken);
   if (woken) return;
   throw CommError({.what = what + " on rank " + std::to_string(world_rank()) + " waited " + format_seconds(world_.timeout_seconds_) +
                            " for " + ranks_text(missing(ticket))});

@@ -17,6 +17,24 @@
 /// sleeps, for whatever reason, it serves all its communicators: so no rank can wait for a copy that a sleeping rank would have to make.
 namespace tessera {
 
+/// Measures how long a wait has lasted, without the time in which the whole process was stopped (Ctrl-Z, a laptop that sleeps): it looks at
+/// the clock a sixtieth of its limit apart, and counts no more than that between two looks.
+class Patience {
+ public:
+  using Clock = std::chrono::steady_clock;
+  /// limit_seconds: positive, or infinite.
+  Patience(double limit_seconds, Clock::time_point now);
+  /// When to look again, if nothing else happens.
+  Clock::time_point next_look() const { return last_ + slice_; }
+  /// Looks at the clock: true when the limit has been waited.
+  bool ended(Clock::time_point now);
+
+ private:
+  Clock::duration slice_;
+  Clock::time_point last_;
+  double limit_seconds_, waited_seconds_ = 0;
+};
+
 /// What follows from another rank's error: never the one to show.
 struct ReleasedError : CommError {
   using CommError::CommError;
@@ -54,9 +72,8 @@ class ThreadsWorld {
  public:
   ThreadsWorld(int ranks, double timeout_seconds);
   int ranks() const { return static_cast<int>(ranks_.size()); }
-  double timeout_seconds() const { return timeout_seconds_; }
 
-  /// Every rank's bytes by rank; returns when all ranks have called. `call` stands in errors.
+  /// Every rank's bytes by rank; returns when all ranks have called. `call` stands in errors. An infinite timeout waits as long as it takes.
   std::vector<std::string> exchange(int rank, const char* call, std::string bytes, double timeout_seconds);
   void abort(const std::string& message) noexcept;
   /// `rank` will answer nobody any more.
@@ -146,12 +163,11 @@ class ThreadsComm final : public Comm, public Pending {
   std::vector<Receive> receives_;  // in the order in which they were posted
   std::vector<Work> work_;         // tickets first_ticket_, first_ticket_ + 1, ...
   uint64_t first_ticket_ = 1;      // ticket 0 asks for progress alone
-  uint64_t sleep_ticket_ = 0;      // the ticket last slept for, and until when
-  std::chrono::steady_clock::time_point sleep_deadline_;
+  uint64_t sleep_ticket_ = 0;      // the ticket last slept for, and for how long
+  Patience sleep_patience_;
 };
 
 /// "rank 3", "ranks 1, 2 and 5".
 std::string ranks_text(const std::vector<int>& ranks);
-std::chrono::steady_clock::time_point deadline_after(double seconds);
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <exception>
+#include <limits>
 #include <system_error>
 #include <thread>
 
@@ -68,15 +69,16 @@ std::vector<std::string> ThreadsWorld::exchange(int rank, const char* call, std:
     arrivals_--;
     throw CommError({.what = std::string(call) + " on rank " + std::to_string(rank) + why});
   };
-  const auto deadline = deadline_after(timeout_seconds);
+  Patience patience(timeout_seconds, Patience::Clock::now());
   while (round_ == round) {
     make_progress(lock, rank);  // a peer may need our copy before it can arrive
     if (round_ != round) break;
     if (const auto ended = ended_among(missing()); !ended.empty()) leave(" waits for " + ranks_text(ended) + ", which ended without it");
-    const bool woken = self.changed.wait_until(lock, deadline, [&] { return aborted_ || round_ != round || self.version != self.seen; });
+    self.changed.wait_until(lock, patience.next_look(), [&] { return aborted_ || round_ != round || self.version != self.seen; });
     if (round_ != round) break;  // complete, whatever has happened since
     throw_if_aborted(rank, call);
-    if (!woken) leave(" waited " + format_seconds(timeout_seconds) + " for " + ranks_text(missing()));
+    if (patience.ended(Patience::Clock::now()) && self.version == self.seen)
+      leave(" waited " + format_seconds(timeout_seconds) + " for " + ranks_text(missing()));
   }
   return exchanged_;  // stays as it is until this rank, too, has arrived at the next exchange
 }
@@ -112,6 +114,9 @@ std::shared_ptr<ThreadsGroup> ThreadsWorld::join(const std::vector<int>& ranks, 
 
 namespace {
 
+/// Who is missing here is alive, or the wait would have ended: at work, perhaps saving to a slow disk, or in a wait that has its own limit.
+constexpr double as_long_as_it_takes = std::numeric_limits<double>::infinity();
+
 class ThreadsHostGroup final : public HostGroup {
  public:
   ThreadsHostGroup(ThreadsWorld& world, int rank) : world_(world), rank_(rank) {}
@@ -119,10 +124,10 @@ class ThreadsHostGroup final : public HostGroup {
   int size() const override { return world_.ranks(); }
 
   std::string broadcast(std::string bytes) override {
-    return world_.exchange(rank_, "broadcast", rank_ == 0 ? std::move(bytes) : std::string(), world_.timeout_seconds()).front();
+    return world_.exchange(rank_, "broadcast", rank_ == 0 ? std::move(bytes) : std::string(), as_long_as_it_takes).front();
   }
   std::vector<std::string> gather(std::string bytes) override {
-    return world_.exchange(rank_, "gather", std::move(bytes), world_.timeout_seconds());
+    return world_.exchange(rank_, "gather", std::move(bytes), as_long_as_it_takes);
   }
   void barrier(double timeout_seconds) override { world_.exchange(rank_, "barrier", {}, timeout_seconds); }
   void abort(const std::string& message) noexcept override { world_.abort(message); }

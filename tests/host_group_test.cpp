@@ -6,9 +6,11 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <limits>
 #include <thread>
 
 #include "base/error.h"
+#include "parallel/threads_comm.h"
 
 namespace tessera {
 
@@ -131,6 +133,49 @@ TEST(HostGroupRanksErrors, ABarrierThatTimedOutMayBeCalledAgain) {
     }
     host.barrier();
   });
+}
+
+TEST(HostGroupRanks, GatherWaitsForARankThatWorksLongerThanTheDataPlaneWouldWait) {
+  run_thread_ranks(
+      2,
+      [](HostGroup& host) {
+        if (host.rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(200));  // as if it saved to a slow disk
+        EXPECT_EQ(host.gather("x").size(), 2u);
+      },
+      /*timeout_seconds=*/0.02);
+}
+
+TEST(Patience, EndsWhenItsLimitHasBeenWaitedForInSlices) {
+  const Patience::Clock::time_point start;
+  Patience patience(600, start);
+  auto now = start;
+  int looks = 0;
+  for (bool ended = false; !ended; looks++) {
+    now = patience.next_look();
+    ended = patience.ended(now);
+  }
+  EXPECT_NEAR(std::chrono::duration<double>(now - start).count(), 600, 10);  // a slice more, where their sum is rounded down
+  EXPECT_NEAR(looks, 60, 1);
+}
+
+TEST(Patience, CountsEveryMomentHoweverOftenItIsWoken) {
+  const Patience::Clock::time_point start;
+  Patience patience(600, start);
+  for (int second = 1; second <= 590; second++) EXPECT_FALSE(patience.ended(start + std::chrono::seconds(second)));
+  EXPECT_TRUE(patience.ended(start + std::chrono::seconds(600)));
+}
+
+TEST(Patience, AStoppedProcessIsNotHeldAgainstAnyRank) {
+  const Patience::Clock::time_point start;
+  Patience patience(600, start);
+  EXPECT_FALSE(patience.ended(start + std::chrono::hours(10)));
+  EXPECT_FALSE(patience.ended(start + std::chrono::hours(10) + std::chrono::seconds(10)));
+}
+
+TEST(Patience, WithoutALimitNeverEnds) {
+  const Patience::Clock::time_point start;
+  Patience patience(std::numeric_limits<double>::infinity(), start);
+  for (int day = 1; day <= 1000; day++) EXPECT_FALSE(patience.ended(start + std::chrono::hours(24 * day)));
 }
 
 TEST(HostGroupRanksErrors, ABarrierSaysAtOnceThatARankHasEnded) {
