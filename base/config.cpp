@@ -220,7 +220,7 @@ std::string read_config_file(const std::filesystem::path& path) {
     if (file && file.peek() != EOF) text << file.rdbuf();
     if (!error && (file.bad() || text.fail())) error = std::make_error_code(std::errc::io_error);
   }
-  if (error) throw ConfigError({"cannot read " + path.string() + ": " + error.message(), {}, {}, {}});
+  if (error) throw ConfigError({"cannot read " + path.string() + ": " + error.message(), path.string(), "a readable TOML file", {}});
   return text.str();
 }
 

@@ -68,6 +68,32 @@ class Command(unittest.TestCase):
                           "--run-dir", self.path / "huge")
         self.assertFalse((self.path / "huge").exists())
 
+    def test_a_command_line_is_answered_like_a_configuration(self):
+        run = self.run_toml
+        self.expect_error(2, ["unknown option `--resme`", "where: command line", "--run-dir", "did you mean `--resume`"], "train", run, "--resme")
+        self.expect_error(2, ["no subcommand", "legal: train, plan"])
+        self.expect_error(2, ["no subcommand", "legal: train, encode"], "tokenize")
+        self.expect_error(2, ["unknown subcommand `trian`", "did you mean `train`"], "tokenize", "trian")
+        self.expect_error(2, ["RUN_DIR is required", "`tessera sample --help`"], "sample")
+        self.expect_error(2, ["`other.toml` is one argument too many"], "plan", run, "other.toml")
+        self.expect_error(2, ["--ranks = 0", "legal: 1 to 1048576"], "train", run, "--ranks", 0)
+        self.expect_error(2, ["--ranks = two", "legal: 1 to 1048576"], "plan", run, "--ranks", "two")
+        self.expect_error(2, ["--device = nul", "legal: cpu, null", "did you mean `null`"], "train", run, "--device", "nul")
+        for option, value in {"--temperature": "nan", "--top-k": -1, "--top-p": 2, "--seed": -1, "--tokens": 0}.items():
+            self.expect_error(2, [f"{option} = {value}", "legal: "], "sample", self.path, option, value)
+        self.expect_error(2, ["--vocab-size = 0", "legal: at least 1"], "tokenize", "train", "--vocab-size", 0, "--output", self.path / "no.model")
+        self.expect_error(2, ["where: --vocab-size 100", "at least"], "tokenize", "train", "--vocab-size", 100, "--input", self.path / "text",
+                          "--output", self.path / "no.model")
+        self.expect_error(3, ["where: /nothing"], "tokenize", "train", "--input-list", "/nothing", "--output", self.path / "no.model")
+        self.expect_error(2, ["where: /nothing.toml"], "plan", "/nothing.toml")
+        self.assertEqual(tessera("train", "--help").returncode, 0)
+
+    def test_sizes_beyond_all_counting_are_refused_by_name(self):
+        for key, value in {"parallel.pp": 2**32, "parallel.threads": 2**32, "train.micro_batch_size": 2**62, "model.hidden": 3 * 10**12,
+                           "model.layers": 10**8}.items():
+            self.expect_error(2, [f"{key} = {value} is not a legal value", "legal: integer, "], "plan", self.run_toml, "--set", f"{key}={value}")
+        self.expect_error(2, ["too many ranks", "legal: at most 1048576"], "plan", self.run_toml, "--set", "parallel.pp=1048576", "parallel.dp=2")
+
     def test_an_existing_run_is_refused_and_never_overwritten(self):
         directory = self.path / "exists"
         self.assertEqual(tessera("train", self.run_toml, "--run-dir", directory, "--set", "train.steps=3").returncode, 0)
@@ -100,6 +126,29 @@ class Command(unittest.TestCase):
         self.assertIn("paper", tessera("compare", directory).stdout)
         self.assertIn("held-out loss", tessera("eval", directory).stdout)
         self.assertNotEqual(tessera("sample", directory, "--tokens", 5).stdout, "")
+
+    def test_a_closed_terminal_saves_however_often_it_says_so(self):
+        directory = self.path / "hangup"
+        process = self.start_endless(directory)
+        process.send_signal(signal.SIGHUP)
+        while not process.stderr.readline().startswith("stopping after step "):
+            self.assertIsNone(process.poll())
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0)
+        self.assertTrue(any((directory / "checkpoints").glob("*/manifest.json")))
+
+    def test_a_reader_of_messages_that_goes_away_ends_nothing(self):
+        directory = self.path / "pipe"
+        process = self.start_endless(directory)
+        process.stderr.close()
+        steps = (directory / "metrics.jsonl").read_text().count("\n")
+        while (directory / "metrics.jsonl").read_text().count("\n") < steps + 5:
+            self.assertIsNone(process.poll())
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=120), 0)
+        self.assertTrue(any((directory / "checkpoints").glob("*/manifest.json")))
 
     def test_a_second_signal_quits_without_saving(self):
         directory = self.path / "twice"

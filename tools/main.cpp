@@ -2,29 +2,10 @@
 #include <CLI/CLI.hpp>
 #include <new>
 
-#include "base/edit_distance.h"
 #include "base/error.h"
 #include "report/messages.h"
 #include "tools/commands.h"
-
-namespace {
-
-/// A misspelt subcommand is answered with its nearest neighbour.
-void expect_known(const CLI::App& app, int argc, char** argv) {
-  if (argc < 2 || argv[1][0] == '-') return;
-  std::vector<std::string> names;
-  std::string legal;
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (sub->get_name() == argv[1]) return;
-    names.push_back(sub->get_name());
-    legal += (legal.empty() ? "" : ", ") + sub->get_name();
-  }
-  const std::string nearest = tessera::nearest_name(argv[1], names);
-  throw tessera::ConfigError({std::string("unknown subcommand `") + argv[1] + "`", "command line", legal,
-                              nearest.empty() ? "" : "did you mean `" + nearest + "`?"});
-}
-
-}  // namespace
+#include "tools/options.h"
 
 int main(int argc, char** argv) {
   using namespace tessera;
@@ -33,11 +14,13 @@ int main(int argc, char** argv) {
   app.fallthrough(false);
   for (auto* add : {add_train, add_plan, add_compare, add_tokenize, add_sample, add_eval, add_info, add_config}) add(app);
   try {
-    expect_known(app, argc, argv);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    const ConfigError usage = usage_error(app, error);
+    Messages().error(usage);
+    return usage.exit_status();
   } catch (const Error& error) {
     Messages().error(error);
     return error.exit_status();

@@ -1,7 +1,6 @@
 // tessera plan: paper, formula and dry run of every rank, before anything is allocated.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +9,7 @@
 #include "engine/dry_run.h"
 #include "model/decls.h"
 #include "tools/commands.h"
+#include "tools/options.h"
 #include "tools/run_loading.h"
 
 namespace tessera {
@@ -51,7 +51,7 @@ void add_plan(CLI::App& app) {
   auto arguments = std::make_shared<PlanArguments>();
   command->add_option("RUN.toml", arguments->file, "configuration");
   command->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
-  command->add_option("--ranks", arguments->ranks, "ranks; default: the product of the parallel axes")->check(CLI::Range(1, 1 << 20));
+  add_checked_option(command, "--ranks", arguments->ranks, between(1, most_ranks), "ranks; default: the product of the parallel axes");
   command->add_flag("--json", arguments->json, "for programs");
   command->callback([arguments] { run_plan(*arguments); });
 }

@@ -1,11 +1,11 @@
 // tessera sample: text from a run's newest checkpoint.
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "base/error.h"
 #include "engine/sampling.h"
 #include "tokenizer/text_files.h"
 #include "tools/commands.h"
+#include "tools/options.h"
 #include "tools/run_loading.h"
 
 namespace tessera {
@@ -40,11 +40,11 @@ void add_sample(CLI::App& app) {
   SamplingOptions& options = arguments->options;
   command->add_option("RUN_DIR", arguments->run_dir, "a run's directory")->required();
   command->add_option("--prompt", arguments->prompt, "text to continue");
-  command->add_option("--tokens", options.tokens, "the most tokens to add")->check(CLI::PositiveNumber);
-  command->add_option("--temperature", options.temperature, "0: always the likeliest token")->check(CLI::NonNegativeNumber);
-  command->add_option("--top-k", options.top_k, "only the k likeliest tokens; 0: all")->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", options.top_p, "only the likeliest tokens that together reach p")->check(CLI::Range(0.0, 1.0));
-  command->add_option("--seed", options.seed, "another seed, another sample");
+  add_checked_option(command, "--tokens", options.tokens, at_least(1), "the most tokens to add");
+  add_checked_option(command, "--temperature", options.temperature, at_least(0), "0: always the likeliest token");
+  add_checked_option(command, "--top-k", options.top_k, at_least(0), "only the k likeliest tokens; 0: all");
+  add_checked_option(command, "--top-p", options.top_p, between(0, 1), "only the likeliest tokens that together reach p");
+  add_checked_option(command, "--seed", options.seed, at_least(0), "another seed, another sample");
   command->callback([arguments] { run_sample(*arguments); });
 }
 

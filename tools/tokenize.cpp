@@ -2,7 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "tokenizer/sentencepiece.h"
 #include "tokenizer/text_files.h"
 #include "tools/commands.h"
+#include "tools/options.h"
 
 namespace tessera {
 
@@ -27,7 +29,10 @@ std::vector<std::string> inputs_of(const TokenizeArguments& arguments) {
   std::vector<std::string> inputs = arguments.inputs;
   if (!arguments.input_list.empty()) {
     std::ifstream list(arguments.input_list);
-    if (!list) throw CLI::FileError::Missing(arguments.input_list);
+    if (!list) {
+      const std::string reason = std::strerror(errno);
+      throw DataError({"cannot read the list of inputs: " + reason, arguments.input_list, "a text file with a path a line", {}});
+    }
     for (std::string line; std::getline(list, line);) {
       if (!line.empty()) inputs.push_back(line);
     }
@@ -35,9 +40,19 @@ std::vector<std::string> inputs_of(const TokenizeArguments& arguments) {
   return inputs;
 }
 
+Tokenizer train_tokenizer(const std::string& text, int64_t vocab_size) {
+  try {
+    return Tokenizer::train(text, vocab_size);
+  } catch (const ConfigError& error) {  // it does not know where the size was given
+    ErrorText where = error.text();
+    where.where = fmt::format("--vocab-size {}", vocab_size);
+    throw ConfigError(where);
+  }
+}
+
 void run_train(const TokenizeArguments& arguments) {
   const TextFiles texts = gather_text_files(inputs_of(arguments));
-  const Tokenizer tokenizer = Tokenizer::train(sample_text(texts, arguments.sample_bytes), arguments.vocab_size);
+  const Tokenizer tokenizer = train_tokenizer(sample_text(texts, arguments.sample_bytes), arguments.vocab_size);
   tokenizer.save(arguments.output);
   Messages().notice(fmt::format("tokenizer of {} tokens: {}", tokenizer.vocabulary(), arguments.output));
 }
@@ -63,9 +78,8 @@ void add_tokenize(CLI::App& app) {
   };
   auto* train = command->add_subcommand("train", "learn a SentencePiece vocabulary");
   add_inputs(train);
-  train->add_option("--vocab-size", arguments->vocab_size, "tokens")->check(CLI::PositiveNumber);
-  train->add_option("--sample-bytes", arguments->sample_bytes, "text to learn from, taken evenly from all files")
-      ->check(CLI::PositiveNumber);
+  add_checked_option(train, "--vocab-size", arguments->vocab_size, at_least(1), "tokens");
+  add_checked_option(train, "--sample-bytes", arguments->sample_bytes, at_least(1), "text to learn from, taken evenly from all files");
   train->add_option("--output", arguments->output, "the model file")->required();
   train->callback([arguments] { run_train(*arguments); });
   auto* encode = command->add_subcommand("encode", "turn text into a token file");

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "base/error.h"
@@ -12,6 +11,7 @@
 #include "engine/training_run.h"
 #include "planner/formula.h"
 #include "tools/commands.h"
+#include "tools/options.h"
 #include "tools/run_loading.h"
 
 namespace tessera {
@@ -104,10 +104,9 @@ void add_train(CLI::App& app) {
   auto arguments = std::make_shared<TrainArguments>();
   command->add_option("RUN.toml", arguments->file, "configuration; `tessera config` lists its keys");
   command->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
-  command->add_option("--device", arguments->device, "cpu, or null: count memory and operations, compute nothing")
-      ->check(CLI::IsMember({"cpu", "null"}));
-  command->add_option("--ranks", arguments->ranks, "ranks, as threads of this process")->check(CLI::Range(1, 1 << 20));
-  command->add_option("--rank", arguments->rank, "the rank that the null device shows")->check(CLI::NonNegativeNumber);
+  add_checked_option(command, "--device", arguments->device, one_of({"cpu", "null"}), "null: count memory and operations, compute nothing");
+  add_checked_option(command, "--ranks", arguments->ranks, between(1, most_ranks), "ranks, as threads of this process");
+  add_checked_option(command, "--rank", arguments->rank, between(0, most_ranks - 1), "the rank that the null device shows");
   command->add_option("--run-dir", arguments->run_dir, "where the run lives; default runs/NAME of NAME.toml");
   command->add_flag("--resume", arguments->resume, "go on with an existing run");
   command->callback([arguments] { arguments->device == "null" ? run_null(*arguments) : run_cpu(*arguments); });
