@@ -94,6 +94,19 @@ class Command(unittest.TestCase):
             self.expect_error(2, [f"{key} = {value} is not a legal value", "legal: integer, "], "plan", self.run_toml, "--set", f"{key}={value}")
         self.expect_error(2, ["too many ranks", "legal: at most 1048576"], "plan", self.run_toml, "--set", "parallel.pp=1048576", "parallel.dp=2")
 
+    def test_skipped_input_is_counted(self):
+        mixed = self.path / "mixed"
+        mixed.mkdir()
+        (mixed / "a.txt").write_text("some text\n" * 100)
+        (mixed / "binary").write_bytes(b"\0" * 100)
+        (mixed / "empty").touch()
+        result = tessera("tokenize", "encode", "--model", self.path / "tok.model", "--input", mixed, "--output", self.path / "mixed-data")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("files and folders skipped: 2 ", result.stderr)
+        self.assertIn("1 documents", result.stderr)
+        whole = tessera("tokenize", "encode", "--model", self.path / "tok.model", "--input", self.path / "text", "--output", self.path / "mixed-data")
+        self.assertNotIn("skipped", whole.stderr)
+
     def test_an_existing_run_is_refused_and_never_overwritten(self):
         directory = self.path / "exists"
         self.assertEqual(tessera("train", self.run_toml, "--run-dir", directory, "--set", "train.steps=3").returncode, 0)

@@ -50,8 +50,17 @@ Tokenizer train_tokenizer(const std::string& text, int64_t vocab_size) {
   }
 }
 
+/// Texts to read, and a word on what was found beside them.
+TextFiles texts_of(const TokenizeArguments& arguments) {
+  TextFiles texts = gather_text_files(inputs_of(arguments));
+  if (texts.skipped_files > 0) {
+    Messages().notice(fmt::format("files and folders skipped: {} (binary, empty, unreadable or met before)", texts.skipped_files));
+  }
+  return texts;
+}
+
 void run_train(const TokenizeArguments& arguments) {
-  const TextFiles texts = gather_text_files(inputs_of(arguments));
+  const TextFiles texts = texts_of(arguments);
   const Tokenizer tokenizer = train_tokenizer(sample_text(texts, arguments.sample_bytes), arguments.vocab_size);
   tokenizer.save(arguments.output);
   Messages().notice(fmt::format("tokenizer of {} tokens: {}", tokenizer.vocabulary(), arguments.output));
@@ -59,7 +68,7 @@ void run_train(const TokenizeArguments& arguments) {
 
 void run_encode(const TokenizeArguments& arguments) {
   const Tokenizer tokenizer = Tokenizer::open(arguments.model);
-  const TextFiles texts = gather_text_files(inputs_of(arguments));
+  const TextFiles texts = texts_of(arguments);
   const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const EncodedTexts encoded = encode_files(tokenizer, texts, arguments.output, threads);
   Messages().notice(fmt::format("{} documents, {} as {} tokens: {}.bin, {}.idx", encoded.documents, format_bytes(encoded.text_bytes),
