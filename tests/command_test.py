@@ -94,6 +94,14 @@ class Command(unittest.TestCase):
             self.expect_error(2, [f"{key} = {value} is not a legal value", "legal: integer, "], "plan", self.run_toml, "--set", f"{key}={value}")
         self.expect_error(2, ["too many ranks", "legal: at most 1048576"], "plan", self.run_toml, "--set", "parallel.pp=1048576", "parallel.dp=2")
 
+    def test_data_that_cannot_be_written_is_an_error(self):
+        for arguments in (["plan", self.run_toml], ["config"], ["info"]):
+            with open("/dev/full", "w") as full:
+                result = subprocess.run([TESSERA, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+            self.assertEqual(result.returncode, 3, result.stderr)
+            self.assertIn("error: cannot write to stdout", result.stderr)
+        self.expect_error(3, ["File name too long"], "train", self.run_toml, "--run-dir", self.path / ("x" * 300))
+
     def test_skipped_input_is_counted(self):
         mixed = self.path / "mixed"
         mixed.mkdir()
