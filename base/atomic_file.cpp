@@ -50,6 +50,13 @@ void AtomicFile::publish() {
   sync_folder(std::filesystem::path(path_).parent_path());
 }
 
+void write_text_atomically(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile file(path.string());
+  file.write(text);
+  file.finish();
+  file.publish();
+}
+
 void sync_folder(const std::filesystem::path& folder) {
   const int handle = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (handle < 0) return;  // the files stand; only their survival of a power cut is less certain

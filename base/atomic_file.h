@@ -40,6 +40,9 @@ class AtomicFile {
   bool published_ = false;
 };
 
+/// The whole file at once: readers see what stood there before or `text`, also after a crash or on a full disk.
+void write_text_atomically(const std::filesystem::path& path, std::string_view text);
+
 /// Files created, renamed or removed in the folder are so on the disk, too. Where the system cannot promise that, nothing happens.
 void sync_folder(const std::filesystem::path& folder);
 

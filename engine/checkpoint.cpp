@@ -101,6 +101,19 @@ void on_first(HostGroup& host, Body&& body) {
   });
 }
 
+/// XXH3 of bytes that come piece by piece: `piece(at, part)` fills `part`, in `buffer`, with those from `at` on.
+template <class Piece>
+uint64_t checksum_of(int64_t bytes, std::vector<std::byte>& buffer, Piece&& piece) {
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(), XXH3_freeState);
+  XXH3_64bits_reset(hash.get());
+  for (int64_t at = 0; at < bytes; at += buffer_bytes) {
+    const std::span<std::byte> part(buffer.data(), std::min(buffer_bytes, bytes - at));
+    piece(at, part);
+    XXH3_64bits_update(hash.get(), part.data(), part.size());
+  }
+  return XXH3_64bits_digest(hash.get());
+}
+
 // ---- saving
 
 /// A box of a range, and the elements of the range that it consists of.
@@ -137,21 +150,17 @@ CheckpointManifest write_file(const fs::path& path, const std::vector<Checkpoint
   CheckpointManifest manifest;
   SafetensorsWriter writer(path, std::move(entries));
   std::vector<std::byte> buffer(buffer_bytes);
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(), XXH3_freeState);
-  for (const auto& [range, box, data] : boxes) {
-    XXH3_64bits_reset(hash.get());
-    const int64_t step = buffer_bytes / bytes_of(data.dtype);
-    for (int64_t at = 0; at < data.elements(); at += step) {
-      const Tensor piece = data.flat_range(at, std::min(at + step, data.elements()));
-      device.read(buffer.data(), piece, piece.bytes());
-      const std::span<const std::byte> bytes(buffer.data(), piece.bytes());
-      XXH3_64bits_update(hash.get(), bytes.data(), bytes.size());
-      writer.write(bytes);
-    }
+  for (const BoxToSave& saved : boxes) {
+    const auto& [range, box, data] = saved;
+    const uint64_t checksum = checksum_of(data.bytes(), buffer, [&](int64_t at, std::span<std::byte> part) {
+      const int64_t element = bytes_of(saved.data.dtype), begin = at / element;
+      device.read(part.data(), saved.data.flat_range(begin, begin + std::ssize(part) / element), std::ssize(part));
+      writer.write(part);
+    });
     auto& tensor = manifest.tensors[range->name];
     tensor.dtype = safetensors_name(data.dtype);
     tensor.shape.assign(range->shape.begin(), range->shape.end());
-    tensor.boxes.push_back({box, 0, XXH3_64bits_digest(hash.get())});
+    tensor.boxes.push_back({box, 0, checksum});
   }
   writer.finish();
   writer.publish();
@@ -211,18 +220,15 @@ void check_files(const fs::path& folder, const CheckpointManifest& manifest, int
   CheckpointFiles files(folder, manifest);
   for (size_t file = rank; file < manifest.files.size(); file += ranks) files.open(static_cast<int64_t>(file));
   std::vector<std::byte> buffer(buffer_bytes);
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(), XXH3_freeState);
   for (const auto& [name, tensor] : manifest.tensors) {
     for (const auto& saved : tensor.boxes) {
       if (saved.file % ranks != rank) continue;
       const SafetensorsTensor& entry = files.entry(name, tensor, saved);
-      XXH3_64bits_reset(hash.get());
-      for (int64_t at = 0; at < entry.bytes(); at += buffer_bytes) {
-        const std::span<std::byte> piece(buffer.data(), std::min(buffer_bytes, entry.bytes() - at));
-        files.open(saved.file).read(entry, at, piece);
-        XXH3_64bits_update(hash.get(), piece.data(), piece.size());
+      const SafetensorsFile& file = files.open(saved.file);
+      if (checksum_of(entry.bytes(), buffer, [&](int64_t at, std::span<std::byte> part) { file.read(entry, at, part); }) ==
+          saved.checksum) {
+        continue;
       }
-      if (XXH3_64bits_digest(hash.get()) == saved.checksum) continue;
       throw DataError({"the data of tensor " + entry.name + " does not match its checksum", files.path(saved.file).string(), {}, {}});
     }
   }
@@ -294,10 +300,7 @@ void CheckpointStore::save(const CheckpointState& state, const std::vector<Check
       } catch (const DataError& error) {  // what the ranks brought, not what a disk did
         throw InternalError(error.text());
       }
-      AtomicFile file((folder / manifest_name).string());
-      file.write(manifest_text(manifest));
-      file.finish();
-      file.publish();
+      write_text_atomically(folder / manifest_name, manifest_text(manifest));
       complete = true;
     });
   } catch (...) {

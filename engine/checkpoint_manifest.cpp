@@ -9,10 +9,9 @@
 #include <set>
 
 #include "base/error.h"
+#include "report/json_file.h"
 
 namespace tessera {
-
-using Json = nlohmann::ordered_json;
 
 constexpr int64_t version = 1;
 

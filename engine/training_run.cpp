@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/atomic_file.h"
 #include "base/config.h"
 #include "base/error.h"
 #include "base/system_memory.h"

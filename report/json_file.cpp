@@ -6,7 +6,6 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
 
 namespace tessera {
@@ -30,13 +29,6 @@ Json read_json_file(const std::filesystem::path& path) {
   } catch (const Json::parse_error& error) {
     throw DataError({"the file is not valid JSON (byte " + std::to_string(error.byte) + ")", path.string(), {}, {}});
   }
-}
-
-void write_text_atomically(const std::filesystem::path& path, const std::string& text) {
-  AtomicFile file(path.string());
-  file.write(text);
-  file.finish();
-  file.publish();
 }
 
 }  // namespace tessera

@@ -14,8 +14,4 @@ Json read_json_file(const std::filesystem::path& path);
 /// The whole file as text. DataError when it is missing or unreadable.
 std::string read_text_file(const std::filesystem::path& path);
 
-/// Writes PATH.partial, syncs it to the disk and renames it over PATH: readers see the old file or the new one, also after a crash or on a
-/// full disk. DataError when any of it fails; PATH is then as it was.
-void write_text_atomically(const std::filesystem::path& path, const std::string& text);
-
 }  // namespace tessera

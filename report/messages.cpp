@@ -8,7 +8,7 @@
 
 namespace tessera {
 
-static constexpr std::string_view red = "\x1b[1;31m", cyan = "\x1b[36m", plain_color = "\x1b[0m", erase_line = "\r\x1b[K";
+static constexpr std::string_view red = "\x1b[1;31m", plain_color = "\x1b[0m", erase_line = "\r\x1b[K";
 
 static std::string_view environment(const char* name) {
   const char* value = std::getenv(name);
@@ -46,10 +46,6 @@ void Messages::write(std::string_view colored, std::string_view plain) {
 void Messages::error(const Error& error) { this->error(std::string_view(error.what())); }
 
 void Messages::error(std::string_view text) { write(fmt::format("{}error:{} {}", red, plain_color, text), fmt::format("error: {}", text)); }
-
-void Messages::hint(std::string_view text) {
-  write(fmt::format("{}  hint:{}  {}", cyan, plain_color, text), fmt::format("  hint:  {}", text));
-}
 
 void Messages::notice(std::string_view text) { write(text, text); }
 

@@ -18,7 +18,7 @@ struct MessageSink {
   static MessageSink standard_error();
 };
 
-/// The one object that writes messages: errors, hints, notices and the live line, whole lines only. stdout stays free for data.
+/// The one object that writes messages: errors, notices and the live line, whole lines only. stdout stays free for data.
 /// On a terminal the live line stays last and is rewritten in place; elsewhere each live line is a line. Threads may share it. A failed
 /// write is ignored: there is no place left to report it.
 class Messages {
@@ -31,8 +31,6 @@ class Messages {
   /// "error: " and the error's what, where, legal and hint.
   void error(const Error& error);
   void error(std::string_view text);
-  /// "  hint:  text"
-  void hint(std::string_view text);
   void notice(std::string_view text);
   void live(std::string_view line);
   /// Lets the live line stand as it is; the next message begins below it.

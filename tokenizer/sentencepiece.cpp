@@ -171,12 +171,7 @@ Tokenizer Tokenizer::open(const std::string& path) {
   return Tokenizer(std::move(model));
 }
 
-void Tokenizer::save(const std::string& path) const {
-  AtomicFile file(path);
-  file.write(model_->serialized);
-  file.finish();
-  file.publish();
-}
+void Tokenizer::save(const std::string& path) const { write_text_atomically(path, model_->serialized); }
 
 int64_t Tokenizer::vocabulary() const { return static_cast<int64_t>(model_->text_of_piece.size()); }
 int32_t Tokenizer::unknown_id() const { return model_->processor.unk_id(); }
