@@ -210,6 +210,15 @@ std::vector<ConfigKey> ConfigFields::list() const {
   return keys;
 }
 
+std::vector<ConfigDifference> ConfigFields::differences(const ConfigFields& right) const {
+  std::vector<ConfigDifference> found;
+  for (size_t i = 0; i < fields_.size(); i++) {
+    const std::string a = value_text(fields_[i].value), b = value_text(right.fields_[i].value);
+    if (a != b) found.push_back({fields_[i].key, a, b});
+  }
+  return found;
+}
+
 std::string read_config_file(const std::filesystem::path& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) error = std::make_error_code(std::errc::is_a_directory);

@@ -57,6 +57,11 @@ struct ConfigKey {
   std::string key, type, default_text, legal, help;  // default_text in TOML notation
 };
 
+/// A key whose values differ in two structs, each in TOML notation.
+struct ConfigDifference {
+  std::string key, left, right;
+};
+
 /// The fields of one struct under their dotted keys, pointing into it: what `fields` visits, and all that the functions below need.
 class ConfigFields {
  public:
@@ -91,6 +96,7 @@ class ConfigFields {
   void set(std::string_view assignment, ConfigSource* source) const;
   std::string toml() const;
   std::vector<ConfigKey> list() const;
+  std::vector<ConfigDifference> differences(const ConfigFields& right) const;
 
  private:
   const Field& find(const std::string& key, const std::string& where) const;
@@ -128,6 +134,13 @@ template <class Root>
 std::string write_toml(const Root& root) {
   Root copy = root;
   return ConfigFields::of(copy).toml();
+}
+
+/// The keys whose values differ, in the order of declaration.
+template <class Root>
+std::vector<ConfigDifference> differences(const Root& left, const Root& right) {
+  Root a = left, b = right;
+  return ConfigFields::of(a).differences(ConfigFields::of(b));
 }
 
 /// Every key in the order of declaration, with the default of a fresh Root.

@@ -267,6 +267,18 @@ TEST(WriteToml, ReadsBackToTheSameBits) {
   }
 }
 
+TEST(Differences, NameTheKeysWithBothValues) {
+  TestConfig left, right;
+  EXPECT_TRUE(differences(left, right).empty());
+  right.train.steps = 7, right.title = "x";
+  const std::vector<ConfigDifference> found = differences(left, right);
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].key, "train.steps");
+  EXPECT_EQ(found[0].left, "1000");
+  EXPECT_EQ(found[0].right, "7");
+  EXPECT_EQ(found[1].key, "title");
+}
+
 TEST(ListKeys, GivesKeyTypeDefaultLegalAndHelpInTheOrderOfDeclaration) {
   const std::vector<ConfigKey> keys = list_keys<TestConfig>();
   ASSERT_EQ(keys.size(), 8u);
