@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <thread>
 
@@ -117,6 +118,21 @@ static void check_countable(const ResolvedRun& run, const ConfigSource& source) 
   }
 }
 
+static std::string absolute(const std::string& path) {
+  return path.empty() ? path : std::filesystem::absolute(path).lexically_normal().string();
+}
+
+/// Writes what `run` found out into the keys that left it open.
+static void write_out(RunConfig& config, const ResolvedRun& run) {
+  const ModelSpec& spec = run.model;
+  ModelConfig& model = config.model;
+  model.layers = spec.layers, model.hidden = spec.hidden, model.heads = spec.heads, model.head_dim = spec.head_dim;
+  model.ffn = spec.ffn, model.vocab = spec.vocab, model.context = spec.context;
+  config.data.path = absolute(config.data.path), config.data.tokenizer = absolute(config.data.tokenizer);
+  config.train.sequence = run.micro_batch.T;
+  config.parallel.dp = run.layout.degree(Axis::Dp), config.parallel.threads = run.threads;
+}
+
 ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab) {
   ResolvedRun run;
   run.config = config;
@@ -140,7 +156,25 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
   check_countable(run, source);
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   run.threads = config.parallel.threads != 0 ? static_cast<int>(config.parallel.threads) : std::max(1, cores / ranks);
+  write_out(run.config, run);
+  if (config.train.minutes == 0) run.set_steps(config.train.steps);
   return run;
+}
+
+void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, const std::string& where) {
+  RunConfig saved;
+  read_toml_text(saved_toml, where, saved);
+  const ParallelConfig& parallel = saved.parallel;
+  const auto ranks = static_cast<int>(parallel.pp * parallel.dp * parallel.cp * parallel.tp);
+  saved = resolve(saved, {}, ranks, 0).config;  // keys that are younger than the checkpoint follow from the others
+  std::string found, legal;
+  for (const auto& [key, before, now] : differences(saved, run.config)) {
+    if (!key.starts_with("model.") && key != "data.validation_fraction" && key != "train.seed" && key != "train.sequence") continue;
+    found += fmt::format("{}{} = {}, but {} in the checkpoint", found.empty() ? "" : "; ", key, now, before);
+    legal += fmt::format("{}{} = {}", legal.empty() ? "" : ", ", key, before);
+  }
+  if (!found.empty())
+    throw ConfigError({"this is another run than the saved one: " + found, where, legal, "another --run-dir starts another run"});
 }
 
 AdamWConfig ResolvedRun::adamw() const {
@@ -153,8 +187,10 @@ LearningRateCurve ResolvedRun::learning_rate() const {
   return {o.learning_rate, o.final_fraction, o.warmup_steps, config.train.steps};
 }
 
-int64_t ResolvedRun::eval_every() const {
-  return config.train.eval_every != 0 ? config.train.eval_every : std::max<int64_t>(1, config.train.steps / 10);
+void ResolvedRun::set_steps(int64_t steps) {
+  TrainConfig& train = config.train;
+  train.steps = steps, train.minutes = 0;
+  if (train.eval_every == 0) train.eval_every = std::max<int64_t>(1, steps / 10);
 }
 
 }  // namespace tessera

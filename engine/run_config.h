@@ -148,6 +148,8 @@ struct RunConfig {
 };
 
 /// What follows from a configuration: checked, with every default that depends on other keys resolved.
+/// `config` says all of it: each key that followed from others, from the tokenizer, the number of ranks, the cores or the working
+/// directory holds its value, so that write_toml(config), read and resolved anywhere, gives the same run.
 struct ResolvedRun {
   RunConfig config;
   ModelSpec model;
@@ -158,11 +160,16 @@ struct ResolvedRun {
   int64_t tokens_per_step() const { return layout.batch_size * micro_batch.T; }
   AdamWConfig adamw() const;
   LearningRateCurve learning_rate() const;
-  int64_t eval_every() const;
+  /// The run's length, where a time budget (train.minutes) did not tell it before: the budget is spent, and what depends on the length follows.
+  void set_steps(int64_t steps);
 };
 
 /// `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown).
 /// ConfigError naming key, value, where it was given and what would be legal.
 ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab);
+
+/// Resuming: ConfigError naming every key that makes `run` another run than the one that wrote `saved_toml`: [model],
+/// data.validation_fraction, train.seed and train.sequence. Every other key may change. `where`: of the checkpoint.
+void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, const std::string& where);
 
 }  // namespace tessera

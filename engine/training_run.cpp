@@ -152,7 +152,7 @@ void TrainingRun::choose_steps_by_time() {
   // Eleven evaluations at most: one every tenth of the run, one at its end.
   const double budget = std::max(0.0, run_.config.train.minutes * 60 - 11 * evaluation);
   const int64_t steps = std::max<int64_t>(1, static_cast<int64_t>(budget * static_cast<double>(timed_steps) / seconds));
-  run_.config.train.steps = std::stoll(host_.broadcast(std::to_string(steps)));
+  run_.set_steps(std::stoll(host_.broadcast(std::to_string(steps))));
   trainer_->set_steps(run_.config.train.steps);
   trainer_->initialize();
   device_->compute().profile() = {};
@@ -164,9 +164,7 @@ void TrainingRun::write_config() const {
   std::filesystem::create_directories(options_.run_dir, failed);
   if (failed)
     throw DataError({fmt::format("{} cannot be made: {}", options_.run_dir.string(), failed.message()), options_.run_dir.string(), {}, {}});
-  RunConfig config = run_.config;
-  config.train.minutes = 0;  // spent: the number of steps says it now
-  write_text_atomically(files_.config, write_toml(config));
+  write_text_atomically(files_.config, write_toml(run_.config));
 }
 
 int64_t TrainingRun::eval_batches() const {
@@ -197,7 +195,7 @@ TrainingResult TrainingRun::run() {
     Finished& finished = finished_[step_++];
     finished.seconds = seconds;
     const bool last = step_ == run_.config.train.steps;
-    if (last || step_ % run_.eval_every() == 0) finished.val_loss = evaluate();
+    if (last || step_ % run_.config.train.eval_every == 0) finished.val_loss = evaluate();
     const int64_t every = run_.config.checkpoint.every_steps;
     if (!last && every != 0 && step_ % every == 0) {
       const double save_start = steady_seconds();

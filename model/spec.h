@@ -19,6 +19,7 @@ struct ModelSpec {
   double init_std = 0.02;  // residual projections: divided by sqrt(2 layers)
 
   int64_t attention_width() const { return heads * head_dim; }
+  bool operator==(const ModelSpec&) const = default;
 };
 
 /// Parameters to a few percent, in floating point: of any sizes, also of ones that no integer counts.
@@ -31,6 +32,7 @@ void check(const ModelSpec& spec);
 struct BatchShape {
   int64_t B = 0, T = 0;
   int64_t rows() const { return B * T; }
+  bool operator==(const BatchShape&) const = default;
 };
 
 /// A published model under the name that model.preset takes (docs/decisions/0004-presets-as-a-table.md).

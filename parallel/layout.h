@@ -26,6 +26,7 @@ struct Layout {
   int ranks() const;
   /// batch_size / (dp x micro_batch_size)
   int64_t micro_batches() const { return batch_size / (degree(Axis::Dp) * micro_batch_size); }
+  bool operator==(const Layout&) const = default;
 };
 
 /// tp innermost, pp outermost: rank = ((pp * DP + dp) * CP + cp) * TP + tp; written only here (docs/decisions/0002-mesh-order.md).

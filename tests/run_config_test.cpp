@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
+#include <set>
 
 #include "base/error.h"
 
@@ -59,6 +61,70 @@ TEST(RunConfig, TheTokenizerGivesTheVocabularyWhereNobodyElseDoes) {
   config.model.vocab = 0;
   EXPECT_EQ(resolve(config, {}, 1, 4096).model.vocab, 4096);
   EXPECT_NE(error_of(config, 1).find("model.vocab"), std::string::npos);
+}
+
+TEST(RunConfig, WhatIsStoredGivesTheSameRunOnItsOwn) {
+  RunConfig config;
+  config.model.preset = "gpt2-124m", config.model.hidden = 384;
+  config.train.micro_batch_size = 2;
+  config.data.path = "some/../text", config.data.tokenizer = "tok.model";
+  const ResolvedRun run = resolve(config, {}, 4, 0);
+  const std::string stored = write_toml(run.config);
+  RunConfig back;
+  read_toml_text(stored, "stored", back);
+  const std::filesystem::path here = std::filesystem::current_path();
+  EXPECT_EQ(run.config.data.path, (here / "text").string());
+  std::filesystem::current_path("/");
+  const ResolvedRun again = resolve(back, {}, 4, 17);  // elsewhere, with another tokenizer
+  std::filesystem::current_path(here);
+  EXPECT_EQ(write_toml(again.config), stored);
+  EXPECT_EQ(again.model, run.model);
+  EXPECT_EQ(again.layout, run.layout);
+  EXPECT_EQ(again.micro_batch, run.micro_batch);
+  EXPECT_EQ(again.threads, run.threads);
+  back.model.preset = "";  // a later table of presets may say something else
+  EXPECT_EQ(resolve(back, {}, 4, 17).model, run.model);
+}
+
+TEST(RunConfig, NothingThatFollowsFromOtherKeysIsLeftOpenInWhatIsStored) {
+  RunConfig config = small();
+  config.train.micro_batch_size = 2;
+  ResolvedRun run = resolve(config, {}, 4, 0);
+  const std::set<std::string> zero_means_off = {"train.clip", "checkpoint.every_steps"};
+  const std::vector<ConfigKey> keys = ConfigFields::of(run.config).list();
+  for (const ConfigKey& key : keys) {
+    if (key.help.find("0: ") == std::string::npos || zero_means_off.contains(key.key)) continue;
+    EXPECT_NE(key.default_text, "0") << key.key;
+  }
+}
+
+TEST(RunConfig, TheLengthOfATimeBudgetIsStoredWithWhatDependsOnIt) {
+  RunConfig config = small();
+  config.train.minutes = 3;
+  ResolvedRun run = resolve(config, {}, 1, 0);
+  run.set_steps(500);
+  EXPECT_EQ(run.config.train.minutes, 0);
+  EXPECT_EQ(run.config.train.steps, 500);
+  EXPECT_EQ(run.config.train.eval_every, 50);
+}
+
+TEST(RunConfig, ARunIsAnotherOneWhenItsModelSeedSequenceOrSplitDiffers) {
+  const ResolvedRun saved = resolve(small(), {}, 1, 0);
+  const std::string stored = write_toml(saved.config);
+  ResolvedRun run = saved;
+  run.config.optimizer.learning_rate = 1, run.config.train.batch_size = 64, run.config.parallel.dp = 8;
+  run.config.data.path = "/elsewhere";
+  EXPECT_NO_THROW(expect_same_run(stored, run, "checkpoint"));
+  run.config.model.layers = 3, run.config.train.seed = 5;
+  try {
+    expect_same_run(stored, run, "checkpoint");
+    FAIL() << "no difference was seen";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(error.text().what.find("model.layers = 3, but 2 in the checkpoint"), std::string::npos) << error.what();
+    EXPECT_NE(error.text().what.find("train.seed = 5, but 1 in the checkpoint"), std::string::npos) << error.what();
+    EXPECT_EQ(error.text().legal, "model.layers = 2, train.seed = 1");
+    EXPECT_EQ(error.text().where, "checkpoint");
+  }
 }
 
 TEST(RunConfig, ImpossibleLayoutsNameTheKeyTheValueAndWhatIsLegal) {

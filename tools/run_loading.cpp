@@ -47,6 +47,7 @@ OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences) {
   }
   LoadedConfig loaded = load_config({files.config}, {});
   loaded.config.parallel.pp = loaded.config.parallel.dp = 1;  // any layout loads any checkpoint
+  loaded.config.parallel.threads = 0;                         // those of one rank among many are not those of one alone
   loaded.config.train.batch_size = loaded.config.train.micro_batch_size = sequences;
   OpenedRun opened{.run = resolve(loaded.config, loaded.source, 1, loaded.tokenizer_vocab)};
   opened.host = make_self_group();
