@@ -19,7 +19,7 @@ static sigset_t watched_signals() {
   return signals;
 }
 
-SignalWatch::SignalWatch(std::function<void(int64_t)> announce) : announce_(std::move(announce)) {
+SignalWatch::SignalWatch(std::function<void(std::optional<int64_t>)> announce) : announce_(std::move(announce)) {
   std::signal(SIGPIPE, SIG_IGN);  // messages that nobody reads any more must not end a training run
   const sigset_t signals = watched_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
@@ -33,9 +33,19 @@ SignalWatch::~SignalWatch() {
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
-bool SignalWatch::vote(int64_t step, int64_t steps) {
+std::optional<int64_t> SignalWatch::last_step() const {
+  return started_ ? std::optional(std::min(*started_ + 2, steps_)) : std::nullopt;  // it votes, its successor runs, the vote is read
+}
+
+void SignalWatch::begin(int64_t finished, int64_t steps) {
   const std::lock_guard lock(mutex_);
-  current_step_ = step, steps_ = steps;
+  started_ = finished, steps_ = steps;
+  if (requested_) announce_(last_step());
+}
+
+bool SignalWatch::vote(int64_t step) {
+  const std::lock_guard lock(mutex_);
+  started_ = step + 1;
   return requested_;
 }
 
@@ -47,13 +57,9 @@ void SignalWatch::watch() {
     if (signal < 0) continue;
     if (requested_ && signal == SIGHUP) continue;  // a terminal that closes may send several
     if (requested_) _exit(128 + signal);           // the second one: nothing is saved, nothing that was saved is touched
-    int64_t step;
-    {
-      const std::lock_guard lock(mutex_);
-      requested_ = true;
-      step = std::min(current_step_ + 3, steps_);  // voted in the next step, read two steps later; one more because people count from 1
-    }
-    announce_(step);
+    const std::lock_guard lock(mutex_);
+    requested_ = true;
+    announce_(last_step());
   }
 }
 

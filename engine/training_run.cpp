@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -75,8 +76,9 @@ class TrainingRun {
   int64_t step_ = 0;     // the next step
   int64_t settled_ = 0;  // steps whose control the host has read
   int64_t saved_ = -1;
-  bool stop_ = false;
+  int64_t stop_at_ = std::numeric_limits<int64_t>::max();  // the step that a stop vote keeps from running
   std::map<int64_t, Finished> finished_;
+  int64_t first_ = 0;    // of this process
   std::optional<float> first_loss_, last_loss_, val_loss_;
   int64_t timed_steps_ = 0;
   double timed_seconds_ = 0, save_seconds_ = 0;  // of the timed steps, and of saves between them
@@ -124,7 +126,9 @@ void TrainingRun::start_or_resume() {
     step_ = settled_ = saved_ = state->step;
     if (leads()) messages_.notice(fmt::format("resumed from step {}", state->step));
   } else {
+    if (signals_ && leads()) signals_->begin(0, run_.config.train.steps);
     trainer_->initialize();
+  first_ = step_;
     if (run_.config.train.minutes > 0) choose_steps_by_time();
   }
   sample_memory();
@@ -181,13 +185,12 @@ std::optional<float> TrainingRun::evaluate() {
 
 TrainingResult TrainingRun::run() {
   start_or_resume();
-  const int64_t first = step_;
   device_->compute().profile() = {};
-  while (step_ < run_.config.train.steps && !stop_) {
+  while (step_ < run_.config.train.steps) {
     if (step_ - 2 >= settled_) settle(step_ - 2);  // the fixed point at which the host reads: all ranks decide alike
-    if (stop_) break;
-    if (step_ == first + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = save_seconds_ = 0;
-    const bool vote = signals_ && leads() && signals_->vote(step_, run_.config.train.steps);
+    if (step_ >= stop_at_) break;                  // a save may have read the vote before
+    if (step_ == first_ + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = save_seconds_ = 0;
+    const bool vote = signals_ && leads() && signals_->vote(step_);
     const double start = steady_seconds();
     trainer_->train_step(step_, data_.training.get(), vote);
     const double seconds = steady_seconds() - start;
@@ -212,7 +215,7 @@ TrainingResult TrainingRun::run() {
 void TrainingRun::settle(int64_t step) {
   const StepControl control = trainer_->control(step);
   settled_ = step + 1;
-  if (control.stop_votes > 0) stop_ = true;
+  if (control.stop_votes > 0) stop_at_ = std::min(stop_at_, step + 2);
   if (leads()) log(step, control, finished_[step]);
   finished_.erase(step);
   if (control.skipped_in_a_row >= run_.config.train.max_skipped_steps) {

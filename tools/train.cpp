@@ -84,8 +84,10 @@ void run_cpu(const TrainArguments& arguments) {
   options.run_dir = run_dir;
   options.resume = arguments.resume;
   options.predicted = predict_all(run);
-  SignalWatch signals(
-      [&](int64_t step) { messages.notice(fmt::format("stopping after step {}, then saving; once more to quit without saving", step)); });
+  SignalWatch signals([&](std::optional<int64_t> step) {
+    messages.notice(fmt::format("stopping {}, then saving; once more to quit without saving",
+                                step ? fmt::format("after step {}", *step) : std::string("as soon as the run has begun")));
+  });
   TrainingResult result;
   run_thread_ranks(ranks, [&](HostGroup& host) {
     const TrainingResult own = run_training(run, data, options, host, messages, host.rank() == 0 ? &signals : nullptr);
