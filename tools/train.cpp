@@ -8,6 +8,7 @@
 #include "base/system_memory.h"
 #include "base/units.h"
 #include "engine/dry_run.h"
+#include "engine/run_lock.h"
 #include "engine/training_run.h"
 #include "planner/formula.h"
 #include "tools/commands.h"
@@ -51,34 +52,60 @@ void run_null(const TrainArguments& arguments) {
   print_ops(dry.step);
 }
 
-/// The run's directory: refuses one that exists unless it is resumed.
 std::filesystem::path choose_run_dir(const TrainArguments& arguments) {
-  const std::filesystem::path run_dir = arguments.run_dir.empty()
-                                            ? std::filesystem::path("runs") / std::filesystem::path(arguments.file).stem()
-                                            : std::filesystem::path(arguments.run_dir);
-  const bool exists = std::filesystem::exists(RunFiles(run_dir).config);
-  if (exists && !arguments.resume) {
+  if (!arguments.run_dir.empty()) return arguments.run_dir;
+  return std::filesystem::path("runs") / std::filesystem::path(arguments.file).stem();
+}
+
+/// A new run never touches what is there, and a resumed one never starts from nothing.
+void expect_usable(const std::filesystem::path& run_dir, bool resume) {
+  namespace fs = std::filesystem;
+  const std::string name = run_dir.string();
+  const bool holds_run = fs::exists(RunFiles(run_dir).config);
+  if (resume && !holds_run) {
     throw ConfigError(
-        {fmt::format("the run {} exists", run_dir.string()), run_dir.string(), "--resume to go on with it, or another --run-dir", {}});
+        {fmt::format("{} holds no run to resume", name), name, "the --run-dir of a run", "without --resume a new run starts"});
   }
-  if (!exists && std::filesystem::exists(run_dir) && !(std::filesystem::is_directory(run_dir) && std::filesystem::is_empty(run_dir))) {
-    throw ConfigError(
-        {fmt::format("{} is not empty and holds no run", run_dir.string()), run_dir.string(), "an empty or new --run-dir", {}});
+  if (resume || !fs::exists(run_dir)) return;
+  if (holds_run) throw ConfigError({fmt::format("the run {} exists", name), name, "--resume to go on with it, or another --run-dir", {}});
+  const auto is_lock = [](const fs::directory_entry& entry) { return entry.path().filename() == RunLock::file_name; };
+  if (!fs::is_directory(run_dir) || !std::ranges::all_of(fs::directory_iterator(run_dir), is_lock)) {
+    throw ConfigError({fmt::format("{} is not empty and holds no run", name), name, "an empty or new --run-dir", {}});
   }
-  return run_dir;
+}
+
+/// A word of a command line, quoted where a POSIX shell would take it apart.
+std::string shell_quoted(const std::string& word) {
+  constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:=@%,";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+std::string resume_command(const std::filesystem::path& run_dir, int ranks) {
+  return fmt::format("tessera train --run-dir {}{} --resume", shell_quoted(run_dir.string()),
+                     ranks > 1 ? fmt::format(" --ranks {}", ranks) : "");
 }
 
 void run_cpu(const TrainArguments& arguments) {
-  if (arguments.file.empty()) throw ConfigError({"no RUN.toml is given", "command line", "tessera train RUN.toml", {}});
   TrainingOptions options;
   options.start_bytes = resident_memory_bytes();
   Messages messages;
-  const int ranks = std::max(1, arguments.ranks);
+  if (arguments.file.empty() && !(arguments.resume && !arguments.run_dir.empty())) {
+    throw ConfigError({"no RUN.toml is given", "command line", "tessera train RUN.toml, or tessera train --run-dir DIR --resume", {}});
+  }
   const std::filesystem::path run_dir = choose_run_dir(arguments);
-  // On resume the run's own file comes first, so that what it resolved (the number of steps of a time budget) stays.
-  const std::filesystem::path stored = RunFiles(run_dir).config;
-  const LoadedConfig loaded =
-      load_config({std::filesystem::exists(stored) ? stored : std::filesystem::path(), arguments.file}, arguments.sets);
+  expect_usable(run_dir, arguments.resume);
+  const RunLock lock(run_dir);
+  expect_usable(run_dir, arguments.resume);  // nobody came in between
+  // A resumed run is what its own file says, where everything is resolved: the layout, the number of steps of a time budget.
+  const std::filesystem::path file = arguments.resume ? RunFiles(run_dir).config : std::filesystem::path(arguments.file);
+  if (arguments.resume && !arguments.file.empty()) {
+    messages.notice(fmt::format("{} is not read: the run goes on as {} says; --set changes it", arguments.file, file.string()));
+  }
+  const LoadedConfig loaded = load_config({file}, arguments.sets);
+  const int ranks = arguments.ranks != 0 ? arguments.ranks : arguments.resume ? ranks_of(loaded.config) : 1;
   const ResolvedRun run = resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
   const RunData data = open_run_data(run);
   options.run_dir = run_dir;
@@ -94,8 +121,8 @@ void run_cpu(const TrainArguments& arguments) {
     if (host.rank() == 0) result = own;
   });
   if (!result.finished()) {
-    messages.notice(fmt::format("stopped after step {} of {}; to go on: tessera train {} --run-dir {} --resume", result.steps_done,
-                                result.steps, arguments.file, run_dir.string()));
+    messages.notice(
+        fmt::format("stopped after step {} of {}; to go on: {}", result.steps_done, result.steps, resume_command(run_dir, ranks)));
   }
 }
 
@@ -107,10 +134,11 @@ void add_train(CLI::App& app) {
   command->add_option("RUN.toml", arguments->file, "configuration; `tessera config` lists its keys");
   command->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
   add_checked_option(command, "--device", arguments->device, one_of({"cpu", "null"}), "null: count memory and operations, compute nothing");
-  add_checked_option(command, "--ranks", arguments->ranks, between(1, most_ranks), "ranks, as threads of this process");
+  add_checked_option(command, "--ranks", arguments->ranks, between(1, most_ranks),
+                     "ranks, as threads of this process; default: 1, of a resumed run as many as it had");
   add_checked_option(command, "--rank", arguments->rank, between(0, most_ranks - 1), "the rank that the null device shows");
   command->add_option("--run-dir", arguments->run_dir, "where the run lives; default runs/NAME of NAME.toml");
-  command->add_flag("--resume", arguments->resume, "go on with an existing run");
+  command->add_flag("--resume", arguments->resume, "go on with the run in --run-dir, as its config.toml says; --set changes it");
   command->callback([arguments] { arguments->device == "null" ? run_null(*arguments) : run_cpu(*arguments); });
 }
 
