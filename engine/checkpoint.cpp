@@ -7,6 +7,7 @@
 #include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -328,6 +329,13 @@ void CheckpointStore::remove_old(int64_t saved) noexcept {
 std::optional<CheckpointState> CheckpointStore::newest() {
   // All ranks look through what rank 0 sees.
   std::vector<int64_t> steps = Json::parse(together(host_, [&] { return Json(list(directory_)).dump(); }).front());
+  on_first(host_, [&] {
+    for (const fs::path& folder : checkpoint_folders(directory_)) {
+      if (is_complete(folder) || !messages_) continue;
+      messages_->notice(fmt::format("{} has no {}, as an unfinished save; it is passed over, and the next save removes it", folder.string(),
+                                    manifest_name));
+    }
+  });
   if (steps.empty()) return {};
   std::string damages;
   for (; !steps.empty(); steps.pop_back()) {
@@ -351,17 +359,33 @@ std::optional<CheckpointState> CheckpointStore::newest() {
   throw DataError({"every checkpoint is damaged: " + damages, directory_.string(), {}, {}});
 }
 
-void CheckpointStore::load(int64_t step, const std::vector<CheckpointRange>& ranges, Device& device) {
+void CheckpointStore::load(int64_t step, const std::vector<CheckpointRange>& ranges, Device& device, LoadWhat what) {
   if (device.is_null()) return;
-  together(host_, [&] {
-    const fs::path folder = directory_ / folder_name(step);
+  const fs::path folder = directory_ / folder_name(step);
+  std::set<std::string> left;
+  const std::vector<std::string> loaded = together(host_, [&] {
     const CheckpointManifest manifest = read_manifest(folder);
     manifest.check_whole();
     CheckpointFiles files(folder, manifest);
     std::vector<std::byte> buffer(buffer_bytes);
-    for (const CheckpointRange& range : ranges) load_range(range, manifest, files, folder, device, buffer);
-    return std::string();
+    Json names = Json::array();
+    for (const CheckpointRange& range : ranges) {
+      load_range(range, manifest, files, folder, device, buffer);
+      names.push_back(range.name);
+    }
+    for (const auto& [name, tensor] : manifest.tensors) left.insert(name);
+    return names.dump();
   });
+  if (what == LoadWhat::Some) return;
+  for (const std::string& names : loaded) {
+    for (const std::string name : Json::parse(names)) left.erase(name);
+  }
+  if (left.empty()) return;
+  throw DataError({fmt::format("the checkpoint holds {} tensor{} that this run does not have, such as {}", left.size(),
+                               left.size() == 1 ? "" : "s", *left.begin()),
+                   folder.string(),
+                   {},
+                   "resume with the model that wrote it"});
 }
 
 std::vector<int64_t> CheckpointStore::list(const fs::path& directory) {

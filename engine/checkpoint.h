@@ -27,7 +27,11 @@ struct CheckpointState {
   int64_t seed = 0, samples = 0;  // data position: samples drawn
   double loss_scale = 1;
   std::string config;  // the resolved RUN.toml
+  std::string data;    // RunData::fingerprint of what it was trained on
 };
+
+/// Whether what is loaded is all of a checkpoint, or some of its tensors.
+enum class LoadWhat : uint8_t { Some, Whole };
 
 /// Checkpoints of one run: DIR/00000120/rank-00000.safetensors ... and manifest.json, which rank 0 renames into place last, after every
 /// file is on disk: what has a manifest is complete. Tensors are logical: each rank writes the N-d boxes that its ranges consist of, so
@@ -43,11 +47,13 @@ class CheckpointStore {
   /// survive and the partial one is removed. Takes 5 MiB of host memory. On a null device nothing is written.
   void save(const CheckpointState& state, const std::vector<CheckpointRange>& ranges, Device& device);
 
-  /// The newest checkpoint whose files are all there and match their checksums; damaged ones are named in a notice and passed over.
+  /// The newest checkpoint whose files are all there and match their checksums; damaged ones and folders without a manifest are named in a
+  /// notice and passed over.
   /// No value when there is none at all; DataError when all are damaged.
   std::optional<CheckpointState> newest();
-  /// Fills `ranges` from checkpoint `step`, whatever the layout that wrote it. DataError naming a tensor that is missing or has another shape or dtype.
-  void load(int64_t step, const std::vector<CheckpointRange>& ranges, Device& device);
+  /// Fills `ranges` from checkpoint `step`, whatever the layout that wrote it. DataError naming a tensor that is missing or has another shape or dtype,
+  /// or, with LoadWhat::Whole, one of the checkpoint that no rank asks for: a save would lose it.
+  void load(int64_t step, const std::vector<CheckpointRange>& ranges, Device& device, LoadWhat what = LoadWhat::Some);
 
   /// Steps that have a manifest, ascending.
   static std::vector<int64_t> list(const std::filesystem::path& directory);

@@ -83,6 +83,7 @@ static Json to_json(const CheckpointManifest& manifest) {
           {"samples", state.samples},
           {"loss_scale", state.loss_scale},
           {"config", state.config},
+          {"data", state.data},
           {"files", std::move(files)},
           {"tensors", std::move(tensors)}};
 }
@@ -99,7 +100,8 @@ static CheckpointManifest from_json(const Json& json) {
                     .seed = json.at("seed"),
                     .samples = json.at("samples"),
                     .loss_scale = json.at("loss_scale"),
-                    .config = json.at("config")};
+                    .config = json.at("config"),
+                    .data = json.at("data")};
   for (const Json& file : json.at("files")) manifest.files.push_back({file.at("name"), file.at("bytes")});
   for (const auto& [name, tensor] : json.at("tensors").items()) {
     CheckpointManifest::SavedTensor& saved = manifest.tensors[name];

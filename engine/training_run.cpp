@@ -43,6 +43,8 @@ class TrainingRun {
 
   bool leads() const { return host_.rank() == 0; }
   void start_or_resume();
+  void resume(const CheckpointState& state);
+  void carry_on_metrics();
   void choose_steps_by_time();
   void write_config() const;
   void settle(int64_t step);
@@ -54,6 +56,8 @@ class TrainingRun {
   void save();
   void write_report();
   int64_t sample_memory();
+  bool has_report() const;
+  std::string step_text() const { return fmt::format("{} of {}", step_, run_.config.train.steps); }
   MemoryTable gather_memory();
   std::optional<Waterfall> gather_waterfall();
   int64_t eval_batches() const;
@@ -74,11 +78,11 @@ class TrainingRun {
   double peak_flops_ = 0;
   MemorySample before_arena_, peak_memory_;
   int64_t step_ = 0;     // the next step
+  int64_t first_ = 0;    // of this process
   int64_t settled_ = 0;  // steps whose control the host has read
   int64_t saved_ = -1;
   int64_t stop_at_ = std::numeric_limits<int64_t>::max();  // the step that a stop vote keeps from running
   std::map<int64_t, Finished> finished_;
-  int64_t first_ = 0;    // of this process
   std::optional<float> first_loss_, last_loss_, val_loss_;
   int64_t timed_steps_ = 0;
   double timed_seconds_ = 0, save_seconds_ = 0;  // of the timed steps, and of saves between them
@@ -117,25 +121,55 @@ void TrainingRun::start_or_resume() {
   std::optional<CheckpointState> state;
   if (options_.resume) state = store_.newest();
   if (state) {
-    store_.load(state->step, ranges_to_load(*trainer_), *device_);
-    trainer_->restore({.step = state->step,
-                       .applied_steps = state->applied_steps,
-                       .skipped_in_a_row = state->skipped_in_a_row,
-                       .loss_scale = static_cast<float>(state->loss_scale)},
-                      state->samples);
-    step_ = settled_ = saved_ = state->step;
-    if (leads()) messages_.notice(fmt::format("resumed from step {}", state->step));
+    resume(*state);
   } else {
-    if (signals_ && leads()) signals_->begin(0, run_.config.train.steps);
+    if (options_.resume && leads()) messages_.notice(fmt::format("no checkpoint in {}, starting at step 1", files_.checkpoints.string()));
     trainer_->initialize();
-  first_ = step_;
     if (run_.config.train.minutes > 0) choose_steps_by_time();
+    if (signals_ && leads()) signals_->begin(0, run_.config.train.steps);
   }
   sample_memory();
+  first_ = step_;
   if (!leads()) return;
   write_config();
+  carry_on_metrics();
+}
+
+void TrainingRun::resume(const CheckpointState& state) {
+  const std::string where = (files_.checkpoints / fmt::format("{:08}", state.step)).string();
+  expect_same_run(state.config, run_, where);
+  if (state.data != data_.fingerprint) {
+    throw ConfigError({fmt::format("{} holds other tokens than the run was trained on", run_.config.data.path), where,
+                       "data.path of the same token file, wherever it lies now", "another --run-dir starts another run"});
+  }
+  const TrainConfig& train = run_.config.train;
+  if (train.minutes > 0 || train.steps < state.step) {
+    throw ConfigError({train.minutes > 0 ? std::string("train.minutes sets the length of a new run only")
+                                         : fmt::format("train.steps = {}, but the run has done {} steps", train.steps, state.step),
+                       where,
+                       fmt::format("train.steps of {} or more", state.step),
+                       {}});
+  }
+  if (signals_ && leads()) signals_->begin(state.step, train.steps);
+  store_.load(state.step, ranges_to_load(*trainer_), *device_, LoadWhat::Whole);
+  trainer_->restore({.step = state.step,
+                     .applied_steps = state.applied_steps,
+                     .skipped_in_a_row = state.skipped_in_a_row,
+                     .loss_scale = static_cast<float>(state.loss_scale)},
+                    state.samples);
+  step_ = settled_ = saved_ = state.step;
+  if (leads()) messages_.notice(fmt::format("resumed from step {}", state.step));
+}
+
+/// Lines behind the checkpoint are dropped; the report goes on with the losses of those before it.
+void TrainingRun::carry_on_metrics() {
   metrics_ = std::make_unique<MetricsLog>(files_.metrics);
   metrics_->truncate_after(step_);
+  for (const StepMetrics& metrics : MetricsLog::read(files_.metrics)) {
+    if (metrics.step == 1) first_loss_ = metrics.loss;
+    last_loss_ = metrics.loss;
+    if (metrics.val_loss) val_loss_ = metrics.val_loss;
+  }
 }
 
 /// Steps for the time budget, from a rate measured on the first batches; then everything starts anew.
@@ -276,7 +310,8 @@ void TrainingRun::save() {
                .seed = run_.config.train.seed,
                .samples = trainer_->samples(),
                .loss_scale = control.loss_scale,
-               .config = write_toml(run_.config)},
+               .config = write_toml(run_.config),
+               .data = data_.fingerprint},
               ranges_to_save(*trainer_), *device_);
   saved_ = step_;
   sample_memory();
@@ -327,11 +362,25 @@ std::optional<Waterfall> TrainingRun::gather_waterfall() {
   return mean_of(ranks);
 }
 
+/// Whether a report of this very step stands there already: a process that is killed behind its last save leaves none, or an older one.
+bool TrainingRun::has_report() const {
+  try {
+    const RunReport report = read_run_report(files_.report);
+    return std::ranges::find(report.config, std::pair<std::string, std::string>("steps", step_text())) != report.config.end();
+  } catch (const DataError&) {
+    return false;
+  }
+}
+
 void TrainingRun::write_report() {
   const MemoryTable memory = gather_memory();
   const std::optional<Waterfall> waterfall = gather_waterfall();
   if (!leads()) return;
   messages_.end_live();
+  if (step_ == first_) {
+    messages_.notice(fmt::format("nothing was left to do: {}; --set train.steps=N makes the run longer", step_text()));
+    if (has_report()) return;  // by the process that did the steps, with its times
+  }
   RunReport report;
   const bool finished = step_ >= run_.config.train.steps;
   report.config = {
@@ -341,7 +390,7 @@ void TrainingRun::write_report() {
                              run_.layout.zero, run_.layout.schedule, run_.threads, run_.threads == 1 ? "" : "s")},
       {"batch", fmt::format("{} sequences of {} tokens, {} micro-batches of {}", run_.layout.batch_size, run_.micro_batch.T,
                             run_.layout.micro_batches(), run_.micro_batch.B)},
-      {"steps", fmt::format("{} of {}", step_, run_.config.train.steps)},
+      {"steps", step_text()},
       {"finished", finished ? "yes" : "no"}};
   report.first_loss = first_loss_, report.last_loss = last_loss_, report.val_loss = val_loss_;
   report.memory = memory;

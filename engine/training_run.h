@@ -19,6 +19,7 @@ struct RunData {
   DataSplit split;
   std::unique_ptr<BatchSource> training, validation;
   int64_t validation_samples = 0;
+  std::string fingerprint;  // of the tokens, wherever the file lies: their number, the documents, and a checksum of a sample
 };
 /// ConfigError without data.path; DataError when the file is missing, broken, too short, or holds tokens beyond the vocabulary.
 RunData open_run_data(const ResolvedRun& run);
@@ -38,7 +39,8 @@ struct TrainingResult {
 
 /// Trains on this rank from start or resume to the end or a signal: dry run, memory, steps, evaluation, checkpoints, metrics, report.
 /// Collective over `host`. `messages` and `signals` (may be null) are used on rank 0 only. OutOfMemoryError, before anything is allocated,
-/// when the ranks need more than the machine has; DataError when train.max_skipped_steps steps in a row were not finite.
+/// when the ranks need more than the machine has; DataError when train.max_skipped_steps steps in a row were not finite. ConfigError when it
+/// resumes a run of another model, data, seed or sequence (expect_same_run), or one that is longer than train.steps.
 TrainingResult run_training(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host,
                             Messages& messages, SignalWatch* signals);
 

@@ -149,13 +149,13 @@ class CheckpointFolder : public testing::Test {
     });
   }
   /// How many bytes are wrong on all ranks after loading into this layout.
-  int64_t wrong_bytes_after_load(const Layout& layout, int64_t step) {
+  int64_t wrong_bytes_after_load(const Layout& layout, int64_t step, LoadWhat what = LoadWhat::Some) {
     std::mutex mutex;
     int64_t wrong = 0;
     run_thread_ranks(static_cast<int>(layout.size()), [&](HostGroup& host) {
       const auto device = Device::cpu(1);
       RankMemory memory(layout[host.rank()]);
-      CheckpointStore(checkpoints_, 1, host, nullptr).load(step, memory.ranges(), *device);
+      CheckpointStore(checkpoints_, 1, host, nullptr).load(step, memory.ranges(), *device, what);
       const std::lock_guard lock(mutex);
       wrong += memory.wrong_bytes();
     });
@@ -259,7 +259,8 @@ TEST_F(Checkpoint, TheStateComesBackToTheLastBit) {
                                  .seed = -5,
                                  .samples = int64_t{1} << 60,
                                  .loss_scale = 0.1,
-                                 .config = "[train]\nname = \"gr\xc3\xbc\xc3\x9f \\ dich\"\n"};
+                                 .config = "[train]\nname = \"gr\xc3\xbc\xc3\x9f \\ dich\"\n",
+                                 .data = "5 tokens"};
   const auto host = make_self_group();
   const auto device = Device::cpu(1);
   RankMemory memory = RankMemory(shards(1)[0]).filled();
@@ -272,6 +273,7 @@ TEST_F(Checkpoint, TheStateComesBackToTheLastBit) {
   EXPECT_EQ(loaded->skipped_in_a_row, saved.skipped_in_a_row);
   EXPECT_EQ(loaded->seed, saved.seed);
   EXPECT_EQ(loaded->samples, saved.samples);
+  EXPECT_EQ(loaded->data, saved.data);
   EXPECT_EQ(loaded->loss_scale, saved.loss_scale);
   EXPECT_EQ(loaded->config, saved.config);
 }
@@ -358,14 +360,14 @@ TEST_F(CheckpointRanks, WhateverAKillLeavesOlderCheckpointsLoadAndTheNextSaveCle
       {{"rank-00000.safetensors", first}, {"rank-00001.safetensors", first}, {"manifest.json.partial", manifest}},
       {{"rank-00001.safetensors", first}},
   };
-  int64_t next = 30;
+  int64_t next = 30, named = 0;
   for (const auto& files : leftovers) {
     fs::create_directory(checkpoints_ / "00000020");
     for (const auto& [name, bytes] : files) put(file("00000020", name), bytes);
     const int64_t last = steps().back();
     EXPECT_NE(last, 20);
     EXPECT_EQ(newest(2), last);
-    EXPECT_EQ(notices(), "");
+    EXPECT_EQ(std::ranges::count(notices(), '\n'), ++named) << notices();
     EXPECT_EQ(wrong_bytes_after_load(shards(4), last), 0);
     save(shards(2), next);
     EXPECT_FALSE(fs::exists(checkpoints_ / "00000020"));
@@ -509,6 +511,32 @@ TEST_F(CheckpointRanks, LoadingWhatTheCheckpointLacksIsADataErrorOnEveryRankThat
   EXPECT_NE(shape.find("weight/matrix is F32 [9,14] in the checkpoint, but F32 [14,9] in this run"), std::string::npos) << shape;
   const std::string dtype = error_of([](CheckpointRange& range) { range.data.dtype = DType::i32; });
   EXPECT_NE(dtype.find("weight/matrix is F32 [9,14] in the checkpoint, but I32"), std::string::npos) << dtype;
+}
+
+TEST_F(CheckpointRanks, TensorsOfTheCheckpointThatNoRankAsksForAreRefusedWhereAllOfItIsWanted) {
+  save(shards(2), 10);
+  const auto texts = errors_on_all<DataError>(2, [&](HostGroup& host) {
+    const auto device = Device::cpu(1);
+    RankMemory memory(shards(2)[host.rank()]);
+    std::vector<CheckpointRange> ranges = memory.ranges();
+    std::erase_if(ranges, [](const CheckpointRange& range) { return range.name == "weight/matrix"; });
+    CheckpointStore(checkpoints_, 1, host, nullptr).load(10, ranges, *device, LoadWhat::Whole);
+  });
+  ASSERT_EQ(texts.size(), 1u);
+  EXPECT_NE(texts.begin()->find("1 tensor that this run does not have, such as weight/matrix"), std::string::npos) << *texts.begin();
+}
+
+TEST_F(CheckpointRanks, TensorsAskedForByAnyRankAreAskedFor) {
+  save(shards(2), 10);
+  EXPECT_EQ(wrong_bytes_after_load(shards(2), 10, LoadWhat::Whole), 0);
+}
+
+TEST_F(Checkpoint, AFolderWithoutItsManifestIsNamed) {
+  save(shards(1), 10);
+  save(shards(1), 20);
+  fs::remove(checkpoints_ / "00000020" / "manifest.json");
+  EXPECT_EQ(newest(), 10);
+  EXPECT_NE(notices().find("00000020 has no manifest.json"), std::string::npos) << notices();
 }
 
 TEST_F(Checkpoint, LoadingAStepThatIsNotThereIsADataError) {

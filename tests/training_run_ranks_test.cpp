@@ -24,19 +24,23 @@ class TrainingRunRanks : public testing::Test {
         std::filesystem::path(testing::TempDir()) / "tessera_training_run" / testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::remove_all(directory_);
     std::filesystem::create_directories(directory_);
-    IndexedFileWriter writer((directory_ / "text").string(), 96);
+    write_text("text", 7);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  void write_text(const std::string& name, size_t factor) const {
+    IndexedFileWriter writer((directory_ / name).string(), 96);
     for (int document = 0; document < 20; document++) {
       std::vector<int32_t> tokens(200);
-      for (size_t i = 0; i < tokens.size(); i++) tokens[i] = static_cast<int32_t>((i * i + 7 * i * static_cast<size_t>(document)) % 96);
+      for (size_t i = 0; i < tokens.size(); i++)
+        tokens[i] = static_cast<int32_t>((i * i + factor * i * static_cast<size_t>(document)) % 96);
       writer.add_tokens(tokens);
       writer.end_document();
     }
     writer.finish();
   }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
   ResolvedRun resolved(std::vector<std::string> sets, int ranks) const {
-    sets.push_back("data.path=" + (directory_ / "text").string());
+    sets.insert(sets.begin(), "data.path=" + (directory_ / "text").string());
     TinyRun tiny{.sets = std::move(sets), .ranks = ranks, .steps = 10};
     return resolve_tiny(tiny);
   }
@@ -53,12 +57,18 @@ class TrainingRunRanks : public testing::Test {
       const TrainingResult own = run_training(run, data, options, host, messages, nullptr);
       if (host.rank() == 0) result = own;
     });
+    notices_.resize(static_cast<size_t>(std::ftell(quiet)));
+    std::rewind(quiet);
+    notices_.resize(std::fread(notices_.data(), 1, notices_.size(), quiet));
     std::fclose(quiet);
     return result;
   }
   std::vector<StepMetrics> metrics(const std::string& name = "run") const { return MetricsLog::read(RunFiles(directory_ / name).metrics); }
 
+  bool noticed(const std::string& text) const { return notices_.find(text) != std::string::npos; }
+
   std::filesystem::path directory_;
+  std::string notices_;  // of the newest train()
 };
 
 }  // namespace
@@ -125,20 +135,106 @@ TEST_F(TrainingRunRanks, AStoppedAndResumedRunHasTheSameMetricsAsAnUninterrupted
 }
 
 TEST_F(TrainingRunRanks, ACorruptNewestCheckpointFallsBackToTheLastGoodOne) {
-  train({"train.steps=10", "checkpoint.every_steps=5"}, 1, false);
+  const std::vector<std::string> sets = {"train.steps=12", "checkpoint.every_steps=5", "checkpoint.keep=3"};
+  train(sets, 1, false, "whole");
+  train(sets, 1, false);
   const RunFiles files(directory_ / "run");
-  ASSERT_EQ(CheckpointStore::list(files.checkpoints), (std::vector<int64_t>{5, 10}));
-  const std::vector<StepMetrics> before = metrics();
+  ASSERT_EQ(CheckpointStore::list(files.checkpoints), (std::vector<int64_t>{5, 10, 12}));
+  std::filesystem::remove_all(files.checkpoints / "00000012");
   for (const auto& entry : std::filesystem::directory_iterator(files.checkpoints / "00000010")) {
     if (entry.path().extension() != ".safetensors") continue;
     std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(static_cast<std::streamoff>(entry.file_size()) - 100);
     file.put('\x55').put('\x2a').put('\x17');
   }
-  train({"train.steps=10", "checkpoint.every_steps=5"}, 1, true);
-  const std::vector<StepMetrics> after = metrics();
-  ASSERT_EQ(after.size(), before.size());
-  for (size_t i = 0; i < after.size(); i++) EXPECT_EQ(after[i].loss, before[i].loss);
+  // What stands in these lines afterwards was computed again.
+  std::vector<StepMetrics> spoilt = metrics();
+  std::filesystem::remove(files.metrics);
+  MetricsLog log(files.metrics);
+  for (StepMetrics& row : spoilt) {
+    if (row.step > 5) row.loss = -1;
+    log.append(row);
+  }
+  train(sets, 1, true);
+  EXPECT_TRUE(noticed("the checkpoint of step 10 is damaged and passed over")) << notices_;
+  EXPECT_TRUE(noticed("resumed from step 5")) << notices_;
+  const std::vector<StepMetrics> whole = metrics("whole"), after = metrics();
+  ASSERT_EQ(after.size(), whole.size());
+  for (size_t i = 0; i < after.size(); i++) {
+    EXPECT_EQ(after[i].step, whole[i].step);
+    EXPECT_EQ(after[i].loss, whole[i].loss);
+  }
+}
+
+TEST_F(TrainingRunRanks, AnotherModelSeedSequenceOrTextIsNotResumedAndLosesNothing) {
+  train({"train.steps=4", "checkpoint.keep=1"}, 1, false);
+  write_text("other", 11);
+  const RunFiles files(directory_ / "run");
+  const std::string config = read_config_file(files.config);
+  const std::vector<std::pair<std::string, std::string>> changes = {
+      {"model.layers=1", "model.layers = 1, but 4 in the checkpoint"},
+      {"model.heads=2", "model.heads = 2, but 4 in the checkpoint"},
+      {"model.tied=false", "model.tied = false, but true in the checkpoint"},
+      {"train.seed=9", "train.seed = 9, but 1 in the checkpoint"},
+      {"train.sequence=8", "train.sequence = 8, but 16 in the checkpoint"},
+      {"data.validation_fraction=0.5", "data.validation_fraction = 0.5, but 0.05 in the checkpoint"},
+      {"data.path=" + (directory_ / "other").string(), "holds other tokens than the run was trained on"},
+      {"train.minutes=1", "train.minutes sets the length of a new run only"},
+      {"train.steps=3", "train.steps = 3, but the run has done 4 steps"}};
+  for (const auto& [change, words] : changes) {
+    try {
+      train({"train.steps=6", "checkpoint.keep=1", change}, 1, true);
+      ADD_FAILURE() << "resumed with " << change;
+    } catch (const ConfigError& error) {
+      EXPECT_NE(error.text().what.find(words), std::string::npos) << error.what();
+      EXPECT_NE(error.text().where.find("00000004"), std::string::npos) << error.what();
+    }
+    EXPECT_EQ(CheckpointStore::list(files.checkpoints), std::vector<int64_t>{4});
+    EXPECT_EQ(read_config_file(files.config), config);
+    EXPECT_EQ(metrics().size(), 4u);
+  }
+}
+
+TEST_F(TrainingRunRanks, TheTextMayHaveMovedAndOtherKeysMayChange) {
+  train({"train.steps=4"}, 1, false);
+  write_text("moved", 7);
+  EXPECT_TRUE(train({"train.steps=6", "optimizer.learning_rate=1e-4", "train.batch_size=4", "data.path=" + (directory_ / "moved").string()},
+                    1, true)
+                  .finished());
+  EXPECT_EQ(metrics().size(), 6u);
+}
+
+TEST_F(TrainingRunRanks, ResumingARunThatIsDoneLeavesItsReport) {
+  train({"train.steps=4"}, 2, false);
+  const RunFiles files(directory_ / "run");
+  const std::string report = read_config_file(files.report);
+  train({"train.steps=4"}, 2, true);
+  EXPECT_TRUE(noticed("nothing was left to do: 4 of 4")) << notices_;
+  EXPECT_EQ(read_config_file(files.report), report);
+  std::filesystem::remove(files.report);  // as if the process had been killed behind its last save
+  train({"train.steps=4"}, 2, true);
+  const RunReport again = read_run_report(files.report);
+  EXPECT_EQ(again.first_loss, metrics().front().loss);
+  EXPECT_EQ(again.last_loss, metrics().back().loss);
+  EXPECT_EQ(again.val_loss, metrics().back().val_loss);
+}
+
+TEST_F(TrainingRunRanks, TheReportOfAResumedRunBeginsWithItsFirstStep) {
+  train({"train.steps=4"}, 1, false);
+  train({"train.steps=6"}, 1, true);
+  const RunReport report = read_run_report(RunFiles(directory_ / "run").report);
+  EXPECT_EQ(report.first_loss, metrics().front().loss);
+  EXPECT_EQ(report.last_loss, metrics().back().loss);
+  EXPECT_NE(report.first_loss, metrics()[4].loss);
+}
+
+TEST_F(TrainingRunRanks, AResumeWithoutACheckpointSaysThatItStartsAnew) {
+  train({"train.steps=4"}, 1, false);
+  std::filesystem::remove(RunFiles(directory_ / "run").checkpoints / "00000004" / "manifest.json");
+  train({"train.steps=4"}, 1, true);
+  EXPECT_TRUE(noticed("00000004 has no manifest.json")) << notices_;
+  EXPECT_TRUE(noticed("starting at step 1")) << notices_;
+  EXPECT_EQ(metrics().size(), 4u);
 }
 
 TEST_F(TrainingRunRanks, NonFiniteStepsAreSkippedAndTooManyInARowEndTheRunOnAllRanks) {
