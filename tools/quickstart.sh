@@ -28,12 +28,17 @@ stop() {  # WHAT HINT
 
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$start_folder/$1" ;; esac; }
 
-minutes=3 run_dir='' install=yes texts=()
+minutes=3 run_dir='' install=yes texts=() again_options=''
 while (($# > 0)); do
   case $1 in
     --minutes | --run-dir)
       (($# > 1)) || stop "$1 needs a value" "tools/quickstart.sh --help"
-      if [[ $1 == --minutes ]]; then minutes=$2; else run_dir=$(absolute "${2%/}"); fi
+      if [[ $1 == --minutes ]]; then
+        minutes=$2
+      else
+        run_dir=$(absolute "${2%/}")
+        again_options=$(printf ' --run-dir %q' "$run_dir")
+      fi
       shift
       ;;
     --no-install) install=no ;;
@@ -128,17 +133,19 @@ heading "training: $minutes minutes"
 if is_finished; then
   echo "done already: $(shown "$run_dir")" >&2
 else
-  resume=()
-  [[ ! -e $run_dir/config.toml ]] || resume=(--resume)
+  if [[ -e $run_dir/config.toml ]]; then
+    how=(--resume)
+  else
+    how=("$preset" --set "data.path=$text_dir/text" "data.tokenizer=$text_dir/tokenizer.model" "train.minutes=$minutes")
+  fi
   # Ctrl-C reaches tessera too: it saves and exits 0, and this script goes on to the next lines.
   trap 'signalled=yes' INT TERM
   status=0
-  run "$tessera" train "$preset" --run-dir "$run_dir" --set "data.path=$text_dir/text" "data.tokenizer=$text_dir/tokenizer.model" \
-    "train.minutes=$minutes" ${resume[@]+"${resume[@]}"} </dev/null || status=$?
+  run "$tessera" train --run-dir "$run_dir" "${how[@]}" </dev/null || status=$?
   trap - INT TERM
-  again="tools/quickstart.sh"
+  again="tools/quickstart.sh$again_options"
+  [[ $start_folder == "$PWD" ]] || again=$(printf '%q' "$PWD")/$again
   [[ $minutes == 3 ]] || again+=" --minutes $minutes"
-  [[ $run_dir == "$PWD"/runs/quickstart* ]] || again+=$(printf ' --run-dir %q' "$run_dir")
   ((${#texts[@]} == 0)) || again+=$(printf ' %q' "${texts[@]}")
   if ((status != 0)); then
     echo "training stopped with exit status $status; \`$again\` goes on from the last checkpoint" >&2
@@ -170,7 +177,7 @@ heading "where memory and time went"
 run "$tessera" compare "$run_dir" </dev/null
 
 heading "what lies where, and what next"
-here=$(shown "$run_dir")
+here=$(shown "$run_dir") quoted_run=$(printf '%q' "$(shown "$run_dir")") quoted_text=$(printf '%q' "$(shown "$text_dir")")
 cat <<HELP
 $here/config.toml     every key of the run
 $here/metrics.jsonl   a line a step: loss, rate, norm, time
@@ -180,9 +187,9 @@ $(shown "$text_dir")/        tokenizer, tokens, the list of text files
 
 Longer:            tools/quickstart.sh --minutes 30
 Your own text:     tools/quickstart.sh FILE_OR_FOLDER...
-Another sample:    $tessera sample $here --prompt "template <" --tokens 300
-Four ranks:        $tessera train $preset --ranks 4 --set parallel.dp=2 parallel.pp=2 data.path=$(shown "$text_dir")/text \\
-                     data.tokenizer=$(shown "$text_dir")/tokenizer.model train.minutes=$minutes --run-dir runs/four-ranks
+Another sample:    $tessera sample $quoted_run --prompt "template <" --tokens 300
+Four ranks:        $tessera train $preset --ranks 4 --set parallel.dp=2 parallel.pp=2 data.path=$quoted_text/text \\
+                     data.tokenizer=$quoted_text/tokenizer.model train.minutes=$minutes --run-dir runs/four-ranks
 Every key:         $tessera config
 How it works:      docs/step.md
 HELP
