@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -122,8 +123,20 @@ class Command(unittest.TestCase):
         self.expect_error(2, ["--resume"], "train", self.run_toml, "--run-dir", directory)
         self.assertEqual((directory / "metrics.jsonl").read_bytes(), before)
 
-    def start_endless(self, directory):
-        process = subprocess.Popen([TESSERA, "train", self.run_toml, "--run-dir", directory, "--set", "train.steps=1000000"], stderr=subprocess.PIPE, text=True)
+    def test_resuming_needs_a_run(self):
+        directory = self.path / "misspelt"
+        self.expect_error(2, ["misspelt holds no run to resume"], "train", self.run_toml, "--run-dir", directory, "--resume")
+        self.assertFalse(directory.exists())
+
+    def steps_of(self, directory):
+        return [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+    def announced(self, messages):
+        return int([line for line in messages.splitlines() if line.startswith("stopping after step ")][-1].split()[3].rstrip(","))
+
+    def start_endless(self, directory, *arguments):
+        process = subprocess.Popen([TESSERA, "train", self.run_toml, "--run-dir", directory, *map(str, arguments), "--set", "train.steps=1000000"],
+                                   stderr=subprocess.PIPE, text=True)
         while not (directory / "metrics.jsonl").exists() or (directory / "metrics.jsonl").stat().st_size == 0:
             self.assertIsNone(process.poll())
             time.sleep(0.02)
@@ -135,15 +148,13 @@ class Command(unittest.TestCase):
         process.send_signal(signal.SIGINT)
         messages = process.communicate(timeout=120)[1]
         self.assertEqual(process.returncode, 0, messages)
-        announced = next(line for line in messages.splitlines() if line.startswith("stopping after step ")).split()[3].rstrip(",")
-        steps = [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        self.assertEqual(steps, list(range(1, int(announced) + 1)))
-        self.assertTrue((directory / "checkpoints" / f"{int(announced):08}" / "manifest.json").exists())
-        last = int(announced) + 3
+        announced = self.announced(messages)
+        self.assertEqual(self.steps_of(directory), list(range(1, announced + 1)))
+        self.assertTrue((directory / "checkpoints" / f"{announced:08}" / "manifest.json").exists())
+        last = announced + 3
         resumed = tessera("train", self.run_toml, "--run-dir", directory, "--resume", "--set", f"train.steps={last}")
         self.assertEqual(resumed.returncode, 0, resumed.stderr)
-        steps = [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        self.assertEqual(steps, list(range(1, last + 1)))
+        self.assertEqual(self.steps_of(directory), list(range(1, last + 1)))
         self.assertIn("paper", tessera("compare", directory).stdout)
         self.assertIn("held-out loss", tessera("eval", directory).stdout)
         self.assertNotEqual(tessera("sample", directory, "--tokens", 5).stdout, "")
@@ -170,6 +181,85 @@ class Command(unittest.TestCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=120), 0)
         self.assertTrue(any((directory / "checkpoints").glob("*/manifest.json")))
+
+    def test_a_run_that_saves_every_step_stops_after_the_announced_one(self):
+        directory = self.path / "every"
+        process = self.start_endless(directory, "--set", "checkpoint.every_steps=1")
+        process.send_signal(signal.SIGINT)
+        messages = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 0, messages)
+        self.assertEqual(self.steps_of(directory)[-1], self.announced(messages), messages)
+
+    def test_a_signal_before_a_resumed_run_begins_stops_it_after_the_announced_step(self):
+        directory = self.path / "early"
+        self.assertEqual(tessera("train", self.run_toml, "--run-dir", directory, "--set", "train.steps=4").returncode, 0)
+
+        def signalled_already():  # the signal waits before the program has begun
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            os.kill(os.getpid(), signal.SIGINT)
+
+        resumed = tessera("train", "--run-dir", directory, "--resume", "--set", "train.steps=1000000", preexec_fn=signalled_already)
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertEqual(self.announced(resumed.stderr), 6, resumed.stderr)
+        self.assertEqual(self.steps_of(directory), [1, 2, 3, 4, 5, 6])
+
+    def test_the_printed_command_goes_on_with_the_run(self):
+        directory = self.path / "it's a run; $HOME"
+        process = self.start_endless(directory, "--ranks", 4, "--set", "parallel.pp=2", "parallel.zero=1", "train.micro_batch_size=1")
+        process.send_signal(signal.SIGTERM)
+        messages = process.communicate(timeout=120)[1]
+        done = self.steps_of(directory)[-1]
+        again = messages.split("to go on: ")[1].splitlines()[0]
+        self.assertIn("--ranks 4", again)
+        path = f"{TESSERA.parent}{os.pathsep}{os.environ['PATH']}"
+        resumed = subprocess.run(["sh", "-c", f"{again} --set train.steps={done + 2}"], capture_output=True, text=True, timeout=300, check=False,
+                                 stdin=subprocess.DEVNULL, env={**os.environ, "PATH": path})
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertIn(f"resumed from step {done}", resumed.stderr)
+        self.assertEqual(self.steps_of(directory), list(range(1, done + 3)))
+        self.assertIn("pp 2 x dp 2, ZeRO-1", json.loads((directory / "report.json").read_text())["config"]["layout"])
+
+    def test_a_resumed_run_is_what_its_own_file_says(self):
+        directory = self.path / "own"
+        edited = self.path / "edited.toml"
+        edited.write_text(self.run_toml.read_text() + "[optimizer]\nlearning_rate = 1e-3\n")
+        self.assertEqual(tessera("train", edited, "--run-dir", directory, "--set", "train.steps=3").returncode, 0)
+        stored, report = (directory / "config.toml").read_text(), (directory / "report.json").read_bytes()
+        edited.write_text(edited.read_text().replace("layers = 2", "layers = 3").replace("1e-3", "5e-3"))
+        resumed = tessera("train", edited, "--run-dir", directory, "--resume")
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertIn("edited.toml is not read", resumed.stderr)
+        self.assertEqual((directory / "config.toml").read_text(), stored)
+        self.assertEqual((directory / "report.json").read_bytes(), report)
+        self.expect_error(2, ["model.layers = 3, but 2 in the checkpoint", "legal: model.layers = 2"], "train", "--run-dir", directory, "--resume", "--set",
+                          "model.layers=3", "train.steps=4")
+        self.assertEqual((directory / "config.toml").read_text(), stored)
+
+    def test_a_run_needs_neither_its_folder_nor_its_text_where_it_was(self):
+        here = self.path / "here"
+        here.mkdir()
+        for name in ("data.bin", "data.idx", "tok.model"):
+            shutil.copy(self.path / name, here / name)
+        (here / "relative.toml").write_text(RUN + '[data]\npath = "data"\ntokenizer = "tok.model"\n')
+        self.assertEqual(tessera("train", "relative.toml", "--run-dir", "run", "--set", "train.steps=2", cwd=here).returncode, 0)
+        sampled = tessera("sample", here / "run", "--tokens", 3, cwd="/")
+        self.assertEqual(sampled.returncode, 0, sampled.stderr)
+        moved = here.rename(self.path / "moved")
+        resumed = tessera("train", "--run-dir", moved / "run", "--resume", "--set", f"data.path={moved}/data", f"data.tokenizer={moved}/tok.model",
+                          "train.steps=4", cwd="/")
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertEqual(self.steps_of(moved / "run"), [1, 2, 3, 4])
+
+    def test_a_run_directory_belongs_to_one_process(self):
+        directory = self.path / "mine"
+        process = self.start_endless(directory)
+        while not (directory / "config.toml").exists():
+            time.sleep(0.02)
+        self.expect_error(2, ["another process is training in", "mine"], "train", "--run-dir", directory, "--resume")
+        process.send_signal(signal.SIGINT)
+        messages = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 0, messages)
+        self.assertEqual(sorted(path.name for path in directory.iterdir()), ["checkpoints", "config.toml", "metrics.jsonl", "report.json"])
 
     def test_a_second_signal_quits_without_saving(self):
         directory = self.path / "twice"
