@@ -30,7 +30,7 @@ struct ModelConfig {
     visit("vocab", self.vocab, between(0, most_vocab), "vocabulary; 0: the preset's, else the tokenizer's");
     visit("context", self.context, between(0, most_context), "the most positions of a sequence; 0: the preset's, else train.sequence");
     visit("tied", self.tied, any(), "the head repeats the token embedding");
-    visit("norm_epsilon", self.norm_epsilon, positive(), "added to the variance in norms");
+    visit("norm_epsilon", self.norm_epsilon, between(1e-30, 1), "added to the variance in norms");
     visit("init_std", self.init_std, at_least(0), "standard deviation of initial weights; residual projections: / sqrt(2 layers)");
   }
 };
@@ -79,7 +79,7 @@ struct OptimizerConfig {
     visit("warmup_steps", self.warmup_steps, at_least(0), "steps over which the learning rate rises to its peak");
     visit("beta1", self.beta1, half_open(0, 1), "decay of the mean of gradients");
     visit("beta2", self.beta2, half_open(0, 1), "decay of the mean of squared gradients");
-    visit("epsilon", self.epsilon, positive(), "added to the root of the second moment");
+    visit("epsilon", self.epsilon, between(1e-30, 1), "added to the root of the second moment");
     visit("weight_decay", self.weight_decay, at_least(0), "decoupled; on matrices and embeddings");
   }
 };

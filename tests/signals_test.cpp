@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <optional>
 
 namespace tessera {
 
@@ -19,9 +20,6 @@ struct Announcements {
   }
   void await() const { count.wait(0); }
 };
-
-/// The vote of `step`, in a run so long that it is never the last.
-bool vote(SignalWatch& watch, int64_t step) { return watch.vote(step, 1000); }
 
 bool is_blocked(int signal) {
   sigset_t blocked;
@@ -46,12 +44,14 @@ TEST_P(SignalWatchTest, TheFirstSignalAsksForAStopInEveryLaterStep) {
   EXPECT_EXIT(
       {
         Announcements announced;
-        SignalWatch watch([&](auto) { announced.add(); });
-        const bool early = vote(watch, 0) || vote(watch, 1);
+        std::atomic<int64_t> last = -1;
+        SignalWatch watch([&](std::optional<int64_t> step) { last = step.value_or(-2), announced.add(); });
+        watch.begin(0, 1000);
+        const bool early = watch.vote(0) || watch.vote(1);
         kill(getpid(), GetParam());
         announced.await();
-        const bool late = vote(watch, 2) && vote(watch, 3);
-        _exit(!early && late && announced.count == 1 ? 0 : 1);
+        const bool late = watch.vote(2) && watch.vote(3);
+        _exit(!early && late && announced.count == 1 && last == 4 ? 0 : 1);  // step 2 (the third) votes, step 3 is the fourth
       },
       testing::ExitedWithCode(0), "");
 }
@@ -78,11 +78,27 @@ TEST_P(SignalWatchTest, TheSignalsAreOrdinaryAgainWhenTheWatchEnds) {
 INSTANTIATE_TEST_SUITE_P(Signals, SignalWatchTest, testing::Values(SIGINT, SIGTERM),
                          [](const auto& test) { return std::string(test.param == SIGINT ? "Interrupt" : "Terminate"); });
 
+TEST(SignalWatchAlone, ASignalBeforeTheRunBeginsIsAnnouncedWithItsStepWhenItDoes) {
+  EXPECT_EXIT(
+      {
+        Announcements announced;
+        std::atomic<int64_t> last = -1;
+        SignalWatch watch([&](std::optional<int64_t> step) { last = step.value_or(-2), announced.add(); });
+        kill(getpid(), SIGTERM);
+        announced.await();
+        const bool unknown = last == -2;
+        watch.begin(10, 1000);
+        _exit(unknown && last == 12 && watch.vote(10) ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
 TEST(SignalWatchAlone, AsksForNothingWithoutASignal) {
   Announcements announced;
   {
     SignalWatch watch([&](auto) { announced.add(); });
-    for (int64_t step = 0; step < 100; step++) EXPECT_FALSE(vote(watch, step));
+    watch.begin(0, 1000);
+    for (int64_t step = 0; step < 100; step++) EXPECT_FALSE(watch.vote(step));
   }
   EXPECT_EQ(announced.count, 0);
 }
