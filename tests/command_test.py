@@ -136,7 +136,8 @@ class Command(unittest.TestCase):
 
     def start_endless(self, directory, *arguments):
         process = subprocess.Popen([TESSERA, "train", self.run_toml, "--run-dir", directory, *map(str, arguments), "--set", "train.steps=1000000"],
-                                   stderr=subprocess.PIPE, text=True)
+                                   stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # even where these tests run under nohup
         while not (directory / "metrics.jsonl").exists() or (directory / "metrics.jsonl").stat().st_size == 0:
             self.assertIsNone(process.poll())
             time.sleep(0.02)
