@@ -90,7 +90,9 @@ class CountingArena : public Arena {
   void* scratch_address(int64_t offset, int64_t) override { return address(1 + memory_spaces, offset); }
 
  private:
-  static void* address(int64_t region, int64_t offset) { return reinterpret_cast<void*>((int64_t{1} << 62) + (region << 56) + offset); }
+  static void* address(int64_t region, int64_t offset) {
+    return reinterpret_cast<void*>((uint64_t{1} << 62) + (static_cast<uint64_t>(region) << 56) + static_cast<uint64_t>(offset));
+  }
 };
 
 /// Anonymous memory of the system, given back at the end.
