@@ -41,4 +41,9 @@ constexpr const char* name_of(DType dtype) {
   return "?";
 }
 
+/// Types that activations and weights may have.
+constexpr bool is_compute_type(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
+/// Types that gradients, master weights and optimizer states may have: fp16 has too few exponents for them.
+constexpr bool is_state_type(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
+
 }  // namespace tessera

@@ -95,6 +95,14 @@ std::array<uint32_t, 4> RandomStream::words(uint64_t i) const {
       {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), static_cast<uint32_t>(step_), static_cast<uint32_t>(step_ >> 32)}, key_);
 }
 
+RandomStream RandomStream::at(uint64_t step) const {
+  RandomStream stream = *this;
+  stream.step_ = step;
+  return stream;
+}
+
+uint16_t RandomStream::half_word(uint64_t h) const { return static_cast<uint16_t>(words(h / 8)[h % 8 / 2] >> (h % 2 * 16)); }
+
 static uint64_t first_two(const std::array<uint32_t, 4>& words) { return uint64_t{words[1]} << 32 | words[0]; }
 
 double RandomStream::uniform(uint64_t i) const { return static_cast<double>(first_two(words(i)) >> 11) * 0x1p-53; }

@@ -21,10 +21,19 @@ double normal_quantile(double p);
 /// so any rank, thread or device draws the same numbers in any order.
 class RandomStream {
  public:
+  /// For callers that round nothing: the stream of key 0.
+  RandomStream() : key_{}, step_(0) {}
   RandomStream(uint64_t seed, RandomPurpose purpose, std::string_view name = {}, uint64_t step = 0);
 
+  /// What `words` is a function of, for code that draws many at a time: philox4x32 with counter {i, step} and this key.
+  std::array<uint32_t, 2> key() const { return key_; }
+  uint64_t step() const { return step_; }
+  /// The stream of the same seed, purpose and name at another step.
+  RandomStream at(uint64_t step) const;
   /// Four independent 32-bit words for counter i.
   std::array<uint32_t, 4> words(uint64_t i) const;
+  /// 16 random bits, eight times as many as counters: half word h is the (h mod 8)th of words(h / 8), low halves first.
+  uint16_t half_word(uint64_t h) const;
   /// Uniform in [0, 1) with 53 bits.
   double uniform(uint64_t i) const;
   /// Standard normal: normal_quantile at the middle of one of 2^53 equal cells, rounded to fp32. At most 8.3 in size, tails exact up

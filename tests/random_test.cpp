@@ -143,4 +143,17 @@ TEST(Permute, ChangesWithTheEpochAndHandlesHugeSizes) {
   EXPECT_THROW(permute(first, 0, 0), InternalError);
 }
 
+TEST(RandomStream, HalfWordsAreTheWordsInHalves) {
+  const RandomStream stream(7, RandomPurpose::Rounding, "a", 3);
+  for (uint64_t i = 0; i < 4; i++) {
+    const auto words = stream.words(i);
+    EXPECT_EQ(words, philox4x32({static_cast<uint32_t>(i), 0, 3, 0}, stream.key()));
+    EXPECT_EQ(words, RandomStream(7, RandomPurpose::Rounding, "a", 9).at(3).words(i));
+    for (uint64_t w = 0; w < 4; w++) {
+      EXPECT_EQ(stream.half_word(8 * i + 2 * w), words[w] & 0xFFFF);
+      EXPECT_EQ(stream.half_word(8 * i + 2 * w + 1), words[w] >> 16);
+    }
+  }
+}
+
 }  // namespace tessera
