@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "tokenizer/loader.h"
+#include "tokenizer/mixture.h"
 
 namespace tessera {
 
@@ -21,14 +21,14 @@ inline int64_t sample_index(int64_t m, int64_t dp, int64_t d, int64_t micro_batc
   return (m * dp + d) * micro_batch_size + b;
 }
 
-/// Samples of a token file.
+/// Samples of token files.
 class FileBatchSource : public BatchSource {
  public:
-  explicit FileBatchSource(SampleSource source) : source_(std::move(source)) {}
+  explicit FileBatchSource(MixedSource source) : source_(std::move(source)) {}
   void sample(int64_t i, std::span<int32_t> tokens) const override { source_.sample(i, tokens); }
 
  private:
-  SampleSource source_;
+  MixedSource source_;
 };
 
 }  // namespace tessera

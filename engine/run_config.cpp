@@ -129,6 +129,7 @@ static void write_out(RunConfig& config, const ResolvedRun& run) {
   model.layers = spec.layers, model.hidden = spec.hidden, model.heads = spec.heads, model.head_dim = spec.head_dim;
   model.ffn = spec.ffn, model.vocab = spec.vocab, model.context = spec.context;
   config.data.path = absolute(config.data.path), config.data.tokenizer = absolute(config.data.tokenizer);
+  for (std::string& path : config.data.paths) path = absolute(path);
   config.train.sequence = run.micro_batch.T;
   config.parallel.dp = run.layout.degree(Axis::Dp), config.parallel.threads = run.threads;
 }

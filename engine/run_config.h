@@ -37,12 +37,19 @@ struct ModelConfig {
 
 struct DataConfig {
   std::string path, tokenizer;
+  std::vector<std::string> paths;
+  std::vector<double> weights;
   double validation_fraction = 0.05;
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
-    visit("path", self.path, any(), "prefix of the token file: PREFIX.bin and PREFIX.idx, from `tessera tokenize encode`");
+    visit("path", self.path, any(),
+          "token file: the PREFIX of PREFIX.bin and PREFIX.idx (`tessera tokenize encode`, Megatron), or a .bin of llm.c or nanoGPT; a "
+          "pattern, "
+          "shards_*.bin, joins what it matches");
+    visit("paths", self.paths, any(), "several data sets in place of data.path, each as there");
+    visit("weights", self.weights, positive(), "of each of data.paths: its share of the samples, in any unit");
     visit("tokenizer", self.tokenizer, any(), "SentencePiece model, for sampling and the vocabulary's size");
-    visit("validation_fraction", self.validation_fraction, half_open(0, 1), "share of the text, at its end, that is held out");
+    visit("validation_fraction", self.validation_fraction, half_open(0, 1), "share of each data set, at its end, that is held out");
   }
 };
 

@@ -9,19 +9,17 @@
 #include "parallel/host_group.h"
 #include "report/memory_table.h"
 #include "report/messages.h"
-#include "tokenizer/loader.h"
 
 namespace tessera {
 
-/// The token file of a run, opened and split; shared by the ranks of a process.
+/// The token files of a run, opened, split and mixed; shared by the ranks of a process.
 struct RunData {
-  std::shared_ptr<const IndexedFile> file;
-  DataSplit split;
   std::unique_ptr<BatchSource> training, validation;
-  int64_t validation_samples = 0;
-  std::string fingerprint;  // of the tokens, wherever the file lies: their number, the documents, and a checksum of a sample
+  int64_t validation_samples = 0;  // in which none comes twice
+  std::string fingerprint;         // of the tokens, wherever the files lie: their number, the documents, and a checksum of a sample
 };
-/// ConfigError without data.path; DataError when the file is missing, broken, too short, or holds tokens beyond the vocabulary.
+/// ConfigError unless data.path, or data.paths with data.weights, is given; DataError when a file is missing, broken, too short, or holds
+/// tokens beyond the vocabulary.
 RunData open_run_data(const ResolvedRun& run);
 
 struct TrainingOptions {

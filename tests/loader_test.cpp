@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "tokenizer/indexed_file.h"
 
 namespace tessera {
 namespace {

@@ -209,6 +209,28 @@ TEST_F(TokenizerTest, EncodedFilesHoldOneDocumentAFileWhateverTheThreads) {
   }
 }
 
+TEST_F(TokenizerTest, JsonLinesAreEncodedAsTheFilesOfTheirDocuments) {
+  const std::string lines = write("b.jsonl", "{\"text\": \"short\"}\n{\"text\": \"\"}\n{\"text\": \"caf\\u00e9\\n\"}\n");
+  const std::string before = write("a", training_text()), behind = write("c", "last");
+  const std::string as_lines = (folder_ / "lines").string(), as_files = (folder_ / "files").string();
+  const EncodedTexts encoded = encode_files(tokenizer_, gather_text_files(std::vector{before, lines, behind}), as_lines, 2);
+  encode_files(tokenizer_, gather_text_files(std::vector{before, write("b1", "short"), write("b2", "caf\u00e9\n"), behind}), as_files, 2);
+  EXPECT_EQ(encoded.documents, 4);
+  EXPECT_EQ(read(as_lines + ".bin"), read(as_files + ".bin"));
+  EXPECT_EQ(read(as_lines + ".idx"), read(as_files + ".idx"));
+}
+
+TEST_F(TokenizerTest, ALineWithoutTextIsAnErrorAndLeavesNoTokenFile) {
+  const TextFiles texts = gather_text_files(std::vector{write("bad.jsonl", "{\"text\": \"short\"}\n{\"body\": \"two\"}\n")});
+  try {
+    encode_files(tokenizer_, texts, (folder_ / "bad").string(), 1);
+    FAIL() << "a line without text was encoded";
+  } catch (const DataError& error) {
+    EXPECT_EQ(error.text().where, (folder_ / "bad.jsonl").string() + ", line 2");
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "bad.bin") || fs::exists(folder_ / "bad.idx"));
+}
+
 TEST_F(TokenizerTest, FilesLongerThanAPieceAreOneDocument) {
   std::string text;
   while (text.size() < (5u << 20) / 2) text += training_text();

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "tokenizer/indexed_file.h"
+#include "tokenizer/json_lines.h"
 
 namespace tessera {
 
@@ -27,19 +28,35 @@ class Pieces {
   explicit Pieces(const TextFiles& texts) : texts_(texts) {}
 
   bool next(Piece& piece) {
-    if (!reader_) {
+    for (;;) {
+      if (lines_) {
+        piece.ends_document = true;
+        if (lines_->next(piece.text)) return true;
+        lines_.reset();
+      }
+      if (text_) {
+        piece.ends_document = !text_->next(piece.text);
+        if (piece.ends_document) text_.reset();
+        return true;
+      }
       if (file_ == texts_.files.size()) return false;
-      reader_.emplace(texts_.files[file_++], piece_bytes);
+      open(texts_.files[file_++]);
     }
-    piece.ends_document = !reader_->next(piece.text);
-    if (piece.ends_document) reader_.reset();
-    return true;
   }
 
  private:
+  void open(const TextFile& file) {
+    if (is_json_lines(file)) {
+      lines_.emplace(file, texts_.text_key);
+    } else {
+      text_.emplace(file, piece_bytes);
+    }
+  }
+
   const TextFiles& texts_;
   size_t file_ = 0;
-  std::optional<TextReader> reader_;
+  std::optional<TextReader> text_;
+  std::optional<JsonLinesReader> lines_;
 };
 
 void encode_batch(const Tokenizer& tokenizer, std::vector<Piece>& batch, int threads) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/atomic_file.h"
+#include "tokenizer/token_file.h"
 
 namespace tessera {
 
@@ -41,49 +42,25 @@ class IndexedFileWriter {
   std::vector<uint16_t> narrow_tokens_;
 };
 
-/// A whole file mapped read-only; closed on destruction.
-class MappedFile {
- public:
-  /// Throws DataError when the file is missing, unreadable or empty.
-  explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-
-  const std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-  const std::byte* data_ = nullptr;
-  int64_t bytes_ = 0;
-};
-
-/// The reader: memory-mapped, thread-safe, holds nothing on the heap. All tokens form one row, document behind document.
-class IndexedFile {
+/// The reader: holds nothing on the heap.
+class IndexedFile final : public TokenFile {
  public:
   /// Checks everything before the first token is used: magic, version, dtype, every size, every index, and every token id against
   /// `vocabulary` (one pass over .bin). Throws DataError naming the file, the position and what is legal.
   IndexedFile(const std::string& prefix, int64_t vocabulary);
 
-  const std::string& prefix() const { return prefix_; }
-  int64_t tokens() const { return tokens_; }
-  int64_t documents() const { return documents_; }
-  /// Position of the document's first token; tokens() for document == documents().
-  int64_t document_begin(int64_t document) const;
-  /// Tokens [position, position + out.size()); InternalError outside [0, tokens()].
-  void read(int64_t position, std::span<int32_t> out) const;
+  int64_t tokens() const override { return tokens_.count; }
+  int64_t documents() const override { return documents_; }
+  int64_t document_begin(int64_t document) const override;
+  void read(int64_t position, std::span<int32_t> out) const override { tokens_.read(position, out); }
 
  private:
   void check_index();
-  void check_tokens(int64_t vocabulary) const;
   int64_t sequence_begin(int64_t sequence) const;
 
-  std::string prefix_;
   MappedFile idx_, bin_;
-  bool narrow_ = false;
-  int64_t sequences_ = 0, documents_ = 0, tokens_ = 0;
+  MappedTokens tokens_;
+  int64_t sequences_ = 0, documents_ = 0;
 };
 
 }  // namespace tessera

@@ -6,27 +6,22 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "base/random.h"
 
 namespace tessera {
 
 /// The document border nearest to `position`; 0 or tokens() when there is none inside.
-static int64_t nearest_border(const IndexedFile& file, int64_t position) {
-  int64_t before = 0, after = file.documents();
-  while (after - before > 1) {
-    const int64_t middle = (before + after) / 2;
-    (file.document_begin(middle) <= position ? before : after) = middle;
-  }
-  const int64_t left = file.document_begin(before), right = file.document_begin(after);
+static int64_t nearest_border(const TokenFile& file, int64_t position) {
+  const int64_t document = file.document_of(position);
+  const int64_t left = file.document_begin(document), right = file.document_begin(document + 1);
   return position - left <= right - position ? left : right;
 }
 
-DataSplit split_tokens(const IndexedFile& file, double validation_fraction, int64_t sequence_length) {
+DataSplit split_tokens(const TokenFile& file, double validation_fraction, int64_t sequence_length) {
   const int64_t tokens = file.tokens(), least = sequence_length + 1;
   invariant(sequence_length >= 1, "a sample has at least one token to predict");
   const auto refuse = [&](const std::string& what, const std::string& legal) {
     throw DataError(
-        {fmt::format("{} holds {} tokens: {}", file.prefix(), tokens, what), file.prefix(), legal, "give more text, or shorter sequences"});
+        {fmt::format("{} holds {} tokens: {}", file.name(), tokens, what), file.name(), legal, "give more text, or shorter sequences"});
   };
   if (!(validation_fraction >= 0 && validation_fraction < 1)) {
     refuse(fmt::format("a validation fraction of {} cannot be split off", validation_fraction), "0 (none) up to, not including, 1");
@@ -52,21 +47,23 @@ DataSplit split_tokens(const IndexedFile& file, double validation_fraction, int6
   return {{0, split}, {split, tokens}, usable};
 }
 
-SampleSource::SampleSource(std::shared_ptr<const IndexedFile> file, TokenRange range, int64_t sequence_length, std::optional<uint64_t> seed)
-    : file_(std::move(file)), range_(range), sequence_length_(sequence_length), samples_(0), seed_(seed) {
+SampleSource::SampleSource(std::shared_ptr<const TokenFile> file, TokenRange range, int64_t sequence_length, std::optional<uint64_t> seed,
+                           int64_t data_set)
+    : file_(std::move(file)), range_(range), sequence_length_(sequence_length), samples_(0) {
   invariant(sequence_length >= 1, "a sample has at least one token to predict");
   invariant(range.begin >= 0 && range.end <= file_->tokens(), "a range of samples lies outside its file");
   samples_ = (range.tokens() - 1) / sequence_length;
   invariant(samples_ >= 1, "a range of tokens holds no sample");
+  const std::string name = data_set == 0 ? "train" : fmt::format("train {}", data_set);
+  if (seed) shuffle_.emplace(*seed, RandomPurpose::DataOrder, name);
 }
 
 int64_t SampleSource::position(int64_t i) const {
   invariant(i >= 0, "sample indices count from 0");
   int64_t k = i % samples_;
-  if (seed_) {
+  if (shuffle_) {
     const auto epoch = static_cast<uint64_t>(i / samples_);
-    const RandomStream stream(*seed_, RandomPurpose::DataOrder, "train", epoch);
-    k = static_cast<int64_t>(permute(stream, static_cast<uint64_t>(k), static_cast<uint64_t>(samples_)));
+    k = static_cast<int64_t>(permute(shuffle_->at(epoch), static_cast<uint64_t>(k), static_cast<uint64_t>(samples_)));
   }
   return range_.begin + k * sequence_length_;
 }

@@ -4,11 +4,12 @@
 #include <optional>
 #include <span>
 
-#include "tokenizer/indexed_file.h"
+#include "base/random.h"
+#include "tokenizer/token_file.h"
 
 namespace tessera {
 
-/// Tokens [begin, end) of an indexed file.
+/// Tokens [begin, end) of a token file.
 struct TokenRange {
   int64_t begin = 0, end = 0;
   int64_t tokens() const { return end - begin; }
@@ -23,7 +24,7 @@ struct DataSplit {
 /// Splits off the last `validation_fraction` of the tokens, at the border between two documents that is nearest, unless that would more than
 /// double or halve the validation text. 0 splits nothing off.
 /// Throws DataError, with what is legal, unless both parts hold at least one sample of `sequence_length` + 1 tokens.
-DataSplit split_tokens(const IndexedFile& file, double validation_fraction, int64_t sequence_length);
+DataSplit split_tokens(const TokenFile& file, double validation_fraction, int64_t sequence_length);
 
 /// Samples of T + 1 tokens at stride T, packed over document borders: sample k of the range is its tokens [k T, k T + T], so that every token
 /// but the first is predicted exactly once. What does not fill a sample at the end is left out.
@@ -32,8 +33,10 @@ DataSplit split_tokens(const IndexedFile& file, double validation_fraction, int6
 /// resumes at any i, and ranks that take disjoint i see disjoint samples, however many they are. All functions are const and thread-safe.
 class SampleSource {
  public:
-  /// Shuffled anew in each epoch with `seed`, or in order without one (validation). InternalError when the range holds no sample.
-  SampleSource(std::shared_ptr<const IndexedFile> file, TokenRange range, int64_t sequence_length, std::optional<uint64_t> seed);
+  /// Shuffled anew in each epoch with `seed`, or in order without one (validation). `data_set` tells sources of one run apart: each has
+  /// an order of its own. InternalError when the range holds no sample.
+  SampleSource(std::shared_ptr<const TokenFile> file, TokenRange range, int64_t sequence_length, std::optional<uint64_t> seed,
+               int64_t data_set = 0);
 
   int64_t samples_per_epoch() const { return samples_; }
   int64_t sequence_length() const { return sequence_length_; }
@@ -43,10 +46,10 @@ class SampleSource {
   int64_t position(int64_t i) const;
 
  private:
-  std::shared_ptr<const IndexedFile> file_;
+  std::shared_ptr<const TokenFile> file_;
   TokenRange range_;
   int64_t sequence_length_, samples_;
-  std::optional<uint64_t> seed_;
+  std::optional<RandomStream> shuffle_;
 };
 
 }  // namespace tessera

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "tokenizer/json_lines.h"
 #include "tokenizer/utf8.h"
 
 namespace tessera {
@@ -94,6 +95,20 @@ std::string_view whole_lines(std::string_view text, bool cut_front, bool cut_bac
   return text;
 }
 
+/// Up to `max_bytes` of the documents of JSON Lines from `begin_bytes` on, which moves behind the last one read.
+std::string sample_documents(const TextFile& file, const std::string& key, int64_t& begin_bytes, int64_t max_bytes) {
+  JsonLinesReader reader(file, key, begin_bytes);
+  std::string out;
+  for (std::string document; static_cast<int64_t>(out.size()) < max_bytes && reader.next(document);) {
+    out += document;
+    if (!out.ends_with('\n')) out += '\n';
+  }
+  begin_bytes = reader.position_bytes();
+  if (static_cast<int64_t>(out.size()) <= max_bytes) return out;
+  out.resize(utf8_boundary(out, static_cast<size_t>(max_bytes)));
+  return std::string(whole_lines(out, false, true));
+}
+
 }  // namespace
 
 TextFiles gather_text_files(std::span<const std::string> paths) {
@@ -148,6 +163,8 @@ std::string sample_text(const TextFiles& texts, int64_t max_bytes) {
   std::string out;
   size_t file = 0;
   int64_t file_begin = 0;  // of files[file], in the concatenation
+  size_t documents_file = 0;
+  int64_t documents_end = 0;  // how far into files[documents_file], JSON Lines, windows have come
   for (int64_t w = 0; w < windows; w++) {
     const int64_t begin = static_cast<int64_t>(static_cast<double>(texts.bytes - bytes) * w / std::max<int64_t>(1, windows - 1));
     while (file_begin + texts.files[file].bytes <= begin) file_begin += texts.files[file++].bytes;
@@ -156,6 +173,12 @@ std::string sample_text(const TextFiles& texts, int64_t max_bytes) {
     for (size_t f = file; f < texts.files.size() && base < begin + bytes; base += texts.files[f++].bytes) {
       const TextFile& source = texts.files[f];
       const int64_t from = std::max<int64_t>(0, begin - base), to = std::min(source.bytes, begin + bytes - base);
+      if (is_json_lines(source)) {
+        int64_t next = documents_file == f ? std::max(documents_end, from) : from;
+        out += sample_documents(source, texts.text_key, next, to - from);
+        documents_file = f, documents_end = next;
+        continue;
+      }
       const auto text = read_range(source.path, from, to - from);
       if (!text) throw DataError({"cannot read " + source.path, source.path, legal_inputs, {}});
       out += valid_utf8(whole_lines(*text, from > 0, to < source.bytes));

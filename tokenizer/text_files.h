@@ -17,7 +17,8 @@ struct TextFile {
 struct TextFiles {
   std::vector<TextFile> files;
   int64_t bytes = 0;
-  int64_t skipped_files = 0;  // found in folders: binary, empty, unreadable, or met before under another name
+  int64_t skipped_files = 0;      // found in folders: binary, empty, unreadable, or met before under another name
+  std::string text_key = "text";  // the field of JSON Lines that holds the text (tokenizer/json_lines.h)
 };
 
 /// The text files among `paths`, in the order given, folders recursively and sorted by name. Names that start with a dot are skipped in
@@ -47,7 +48,8 @@ class TextReader {
 };
 
 /// About `max_bytes` of the files' text, whole lines where possible: all of it when it is less, else windows at equal distances over the
-/// concatenated files, so that each file is represented by its share and only what is taken is read.
+/// concatenated files, so that each file is represented by its share and only what is taken is read. Of JSON Lines a window takes its bytes
+/// of text from the first line on that begins in or behind it and that no window took before.
 std::string sample_text(const TextFiles& texts, int64_t max_bytes);
 
 }  // namespace tessera

@@ -18,7 +18,7 @@ void run_eval(const std::string& run_dir) {
   OpenedRun opened = open_run(run_dir, sequences);
   const RunData data = open_run_data(opened.run);
   if (!data.validation || data.validation_samples < sequences) {
-    throw DataError({fmt::format("{} held-out samples are too few", data.validation_samples), opened.run.config.data.path,
+    throw DataError({fmt::format("{} held-out samples are too few", data.validation_samples), run_dir,
                      fmt::format("at least {}", sequences), "raise data.validation_fraction"});
   }
   const int64_t batches = data.validation_samples / sequences;

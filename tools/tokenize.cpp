@@ -21,7 +21,7 @@ namespace {
 
 struct TokenizeArguments {
   std::vector<std::string> inputs;
-  std::string input_list, output, model;
+  std::string input_list, text_key = "text", output, model;
   int64_t vocab_size = 4096, sample_bytes = 8 << 20;
 };
 
@@ -53,6 +53,7 @@ Tokenizer train_tokenizer(const std::string& text, int64_t vocab_size) {
 /// Texts to read, and a word on what was found beside them.
 TextFiles texts_of(const TokenizeArguments& arguments) {
   TextFiles texts = gather_text_files(inputs_of(arguments));
+  texts.text_key = arguments.text_key;
   if (texts.skipped_files > 0) {
     Messages().notice(fmt::format("files and folders skipped: {} (binary, empty, unreadable or met before)", texts.skipped_files));
   }
@@ -82,8 +83,9 @@ void add_tokenize(CLI::App& app) {
   command->require_subcommand(1);
   auto arguments = std::make_shared<TokenizeArguments>();
   const auto add_inputs = [&](CLI::App* sub) {
-    sub->add_option("--input", arguments->inputs, "text files and folders");
+    sub->add_option("--input", arguments->inputs, "text files, JSON Lines (NAME.jsonl) and folders");
     sub->add_option("--input-list", arguments->input_list, "a file with a path a line");
+    sub->add_option("--text-key", arguments->text_key, "the field of JSON Lines that holds the text; default text");
   };
   auto* train = command->add_subcommand("train", "learn a SentencePiece vocabulary");
   add_inputs(train);
