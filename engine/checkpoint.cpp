@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/atomic_file.h"
+#include "base/convert.h"
 #include "base/error.h"
 #include "engine/checkpoint_manifest.h"
 #include "engine/safetensors.h"
@@ -243,26 +244,31 @@ void load_range(const CheckpointRange& range, const CheckpointManifest& manifest
   if (found == manifest.tensors.end()) throw DataError({"the checkpoint has no tensor " + range.name, folder.string(), {}, {}});
   const CheckpointManifest::SavedTensor& tensor = found->second;
   const std::vector<int64_t> shape(range.shape.begin(), range.shape.end());
-  if (tensor.shape != shape || tensor.dtype != safetensors_name(range.data.dtype)) {
+  const std::optional<DType> saved_type = safetensors_dtype(tensor.dtype);
+  if (tensor.shape != shape || !saved_type ||
+      (saved_type != range.data.dtype && !(is_compute_type(*saved_type) && is_compute_type(range.data.dtype)))) {
     throw DataError({fmt::format("tensor {} is {} {} in the checkpoint, but {} {} in this run", range.name, tensor.dtype,
                                  Json(tensor.shape).dump(), safetensors_name(range.data.dtype), Json(shape).dump()),
                      folder.string(),
                      {},
-                     "resume with the model and the precision that wrote it"});
+                     "resume with the model that wrote it"});
   }
   const Box whole = Box::whole(range.shape);
-  const int64_t element = bytes_of(range.data.dtype);
+  const int64_t element = bytes_of(*saved_type);
+  std::vector<std::byte> converted(saved_type == range.data.dtype ? 0 : buffer_bytes);
   for (const Box& wanted : boxes_of(range.shape, range.begin, range.end)) {
     for (const auto& saved : tensor.boxes) {
       const std::optional<Box> part = intersection(wanted, saved.box);
       if (!part) continue;
       const SafetensorsTensor& entry = files.entry(range.name, tensor, saved);
       for_each_run(saved.box, whole, *part, [&](int64_t from, int64_t to, int64_t elements) {
-        const int64_t step = buffer_bytes / element;
+        const int64_t step = buffer_bytes / std::max(element, bytes_of(range.data.dtype));
         for (int64_t at = 0; at < elements; at += step) {
           const int64_t count = std::min(step, elements - at), target = to + at - range.begin;
           files.open(saved.file).read(entry, (from + at) * element, {buffer.data(), static_cast<size_t>(count * element)});
-          device.write(range.data.flat_range(target, target + count), buffer.data(), count * element);
+          const Tensor piece = range.data.flat_range(target, target + count);
+          if (!converted.empty()) convert(converted.data(), piece.dtype, buffer.data(), *saved_type, count);
+          device.write(piece, converted.empty() ? buffer.data() : converted.data(), piece.bytes());
         }
       });
     }

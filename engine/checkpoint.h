@@ -26,8 +26,9 @@ struct CheckpointState {
   int64_t applied_steps = 0, skipped_in_a_row = 0;
   int64_t seed = 0, samples = 0;  // data position: samples drawn
   double loss_scale = 1;
-  std::string config;  // the resolved RUN.toml
-  std::string data;    // RunData::fingerprint of what it was trained on
+  int64_t good_steps = 0, overflows_left = 0;  // of the loss scale
+  std::string config;                          // the resolved RUN.toml
+  std::string data;                            // RunData::fingerprint of what it was trained on
 };
 
 /// Whether what is loaded is all of a checkpoint, or some of its tensors.
@@ -51,8 +52,9 @@ class CheckpointStore {
   /// notice and passed over.
   /// No value when there is none at all; DataError when all are damaged.
   std::optional<CheckpointState> newest();
-  /// Fills `ranges` from checkpoint `step`, whatever the layout that wrote it. DataError naming a tensor that is missing or has another shape or dtype,
-  /// or, with LoadWhat::Whole, one of the checkpoint that no rank asks for: a save would lose it.
+  /// Fills `ranges` from checkpoint `step`, whatever the layout that wrote it; values in another floating-point type are rounded to
+  /// nearest. DataError naming a tensor that is missing or has another shape, or, with LoadWhat::Whole, one of the checkpoint that no rank
+  /// asks for: a save would lose it.
   void load(int64_t step, const std::vector<CheckpointRange>& ranges, Device& device, LoadWhat what = LoadWhat::Some);
 
   /// Steps that have a manifest, ascending.

@@ -82,6 +82,8 @@ static Json to_json(const CheckpointManifest& manifest) {
           {"seed", state.seed},
           {"samples", state.samples},
           {"loss_scale", state.loss_scale},
+          {"good_steps", state.good_steps},
+          {"overflows_left", state.overflows_left},
           {"config", state.config},
           {"data", state.data},
           {"files", std::move(files)},
@@ -100,6 +102,8 @@ static CheckpointManifest from_json(const Json& json) {
                     .seed = json.at("seed"),
                     .samples = json.at("samples"),
                     .loss_scale = json.at("loss_scale"),
+                    .good_steps = json.value("good_steps", int64_t{0}),
+                    .overflows_left = json.value("overflows_left", int64_t{0}),
                     .config = json.at("config"),
                     .data = json.at("data")};
   for (const Json& file : json.at("files")) manifest.files.push_back({file.at("name"), file.at("bytes")});

@@ -18,7 +18,7 @@ static void append(std::vector<CheckpointRange>& ranges, const std::string& kind
 
 static void append_states(std::vector<CheckpointRange>& ranges, Trainer& trainer, size_t b, int64_t begin, int64_t end) {
   const LocalBucket& local = trainer.params().buckets()[b];
-  const std::vector<OptimizerStateDecl> states = AdamW::states();
+  const std::vector<OptimizerStateDecl> states = trainer.optimizer().states();
   for (size_t s = 0; s < states.size(); s++) {
     append(ranges, states[s].name, trainer.params().map(), *local.bucket, trainer.optimizer().state(b, s), local.update_begin, begin, end);
   }
@@ -30,7 +30,7 @@ std::vector<CheckpointRange> ranges_to_save(Trainer& trainer) {
   for (size_t b = 0; b < buckets.size(); b++) {
     const LocalBucket& local = buckets[b];
     if (!local.counted) continue;
-    append(ranges, "weight", trainer.params().map(), *local.bucket, local.weights, 0, local.owned_begin, local.owned_end);
+    append(ranges, "weight", trainer.params().map(), *local.bucket, local.master, local.update_begin, local.owned_begin, local.owned_end);
     append_states(ranges, trainer, b, local.owned_begin, local.owned_end);
   }
   return ranges;
@@ -42,6 +42,9 @@ std::vector<CheckpointRange> ranges_to_load(Trainer& trainer) {
   for (size_t b = 0; b < buckets.size(); b++) {
     const LocalBucket& local = buckets[b];
     append(ranges, "weight", trainer.params().map(), *local.bucket, local.weights, 0, 0, local.bucket->elements);
+    if (!local.master_is_weight)
+      append(ranges, "weight", trainer.params().map(), *local.bucket, local.master, local.update_begin, local.update_begin,
+             local.update_end);
     append_states(ranges, trainer, b, local.update_begin, local.update_end);
   }
   return ranges;

@@ -6,10 +6,10 @@
 
 namespace tessera {
 
-/// What this rank writes: the parameters and optimizer states that it owns, each element once over all ranks, a tied weight once.
+/// What this rank writes: the master weights and optimizer states that it owns, each element once over all ranks, a tied weight once.
 std::vector<CheckpointRange> ranges_to_save(Trainer& trainer);
 
-/// What this rank needs: its parameters whole, its optimizer states in the range that it updates, both uses of a tied weight.
+/// What this rank needs: its weights whole (rounded where their type is narrower than the saved master's), its masters and its optimizer states in the range that it updates, both uses of a tied weight.
 std::vector<CheckpointRange> ranges_to_load(Trainer& trainer);
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <thread>
@@ -10,6 +11,9 @@
 #include "base/error.h"
 
 namespace tessera {
+
+/// 4 h; SwiGLU has three matrices instead of two, so 2/3 of that.
+static int64_t usual_ffn(const ModelSpec& spec) { return spec.is_llama() ? (8 * spec.hidden / 3 + 255) / 256 * 256 : 4 * spec.hidden; }
 
 static ModelSpec resolve_model(const RunConfig& run, const ConfigSource& source, int64_t tokenizer_vocab) {
   const ModelConfig& config = run.model;
@@ -19,6 +23,15 @@ static ModelSpec resolve_model(const RunConfig& run, const ConfigSource& source,
   const auto take = [](int64_t& field, int64_t given) {
     if (given != 0) field = given;
   };
+  // A preset's choices stand unless the key itself was given.
+  const auto choose = [&](const char* key, auto& field, const auto& given) {
+    if (config.preset.empty() || source.sets(key)) field = given;
+  };
+  choose("model.architecture", spec.architecture, config.architecture);
+  choose("model.tied", spec.tied, config.tied);
+  choose("model.norm_epsilon", spec.norm_epsilon, config.norm_epsilon);
+  choose("model.init_std", spec.init_std, config.init_std);
+  choose("model.rope_theta", spec.rope_theta, config.rope_theta);
   take(spec.layers, config.layers);
   take(spec.hidden, config.hidden);
   take(spec.heads, config.heads);
@@ -35,9 +48,8 @@ static ModelSpec resolve_model(const RunConfig& run, const ConfigSource& source,
     }
     spec.head_dim = spec.heads > 0 ? spec.hidden / spec.heads : 0;
   }
-  spec.ffn = config.ffn != 0 ? config.ffn : 4 * spec.hidden;
-  spec.architecture = config.architecture, spec.tied = config.tied, spec.norm_epsilon = config.norm_epsilon,
-  spec.init_std = config.init_std;
+  if (config.kv_heads != 0 || other_width || spec.kv_heads == 0) spec.kv_heads = config.kv_heads != 0 ? config.kv_heads : spec.heads;
+  if (config.ffn != 0 || config.hidden != 0 || spec.ffn == 0) spec.ffn = config.ffn != 0 ? config.ffn : usual_ffn(spec);
   if (spec.vocab == 0) {
     throw ConfigError({"model.vocab is not known", "[model]", "model.vocab, or a preset, or data.tokenizer", {}});
   }
@@ -93,7 +105,7 @@ static Layout resolve_layout(const RunConfig& config, const ConfigSource& source
 static double rough_bytes(const ResolvedRun& run) {
   const ModelSpec& model = run.model;
   const Layout& layout = run.layout;
-  const double width = 4.0 * static_cast<double>(model.hidden + model.attention_width()) + 2.0 * static_cast<double>(model.ffn) +
+  const double width = 4.0 * static_cast<double>(model.hidden + model.attention_width()) + 3.0 * static_cast<double>(model.ffn) +
                        static_cast<double>(model.heads);
   const int64_t in_flight =
       layout.schedule == "gpipe" ? layout.micro_batches() : std::min<int64_t>(layout.micro_batches(), layout.degree(Axis::Pp));
@@ -126,15 +138,45 @@ static std::string absolute(const std::string& path) {
 static void write_out(RunConfig& config, const ResolvedRun& run) {
   const ModelSpec& spec = run.model;
   ModelConfig& model = config.model;
-  model.layers = spec.layers, model.hidden = spec.hidden, model.heads = spec.heads, model.head_dim = spec.head_dim;
-  model.ffn = spec.ffn, model.vocab = spec.vocab, model.context = spec.context;
+  model.architecture = spec.architecture, model.tied = spec.tied;
+  model.layers = spec.layers, model.hidden = spec.hidden, model.heads = spec.heads, model.kv_heads = spec.kv_heads;
+  model.head_dim = spec.head_dim, model.ffn = spec.ffn, model.vocab = spec.vocab, model.context = spec.context;
+  model.norm_epsilon = spec.norm_epsilon, model.init_std = spec.init_std, model.rope_theta = spec.rope_theta;
   config.data.path = absolute(config.data.path), config.data.tokenizer = absolute(config.data.tokenizer);
   for (std::string& path : config.data.paths) path = absolute(path);
+  config.precision.compute = name_of(run.precision.compute);
   config.train.sequence = run.micro_batch.T;
   config.parallel.dp = run.layout.degree(Axis::Dp), config.parallel.threads = run.threads;
 }
 
-ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab) {
+static DType dtype_named(const std::string& name) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  throw InternalError("no type is called " + name);
+}
+
+static Precision resolve_precision(const PrecisionConfig& config, const ConfigSource& source, DType fast) {
+  Precision precision{.compute = config.compute == "auto" ? fast : dtype_named(config.compute),
+                      .master = dtype_named(config.master),
+                      .gradient = dtype_named(config.gradients),
+                      .moment = dtype_named(config.moments)};
+  if (precision.compute == DType::f32 && precision.master != DType::f32) {
+    throw ConfigError({"precision.master = \"bf16\" is narrower than precision.compute = \"fp32\"",
+                       source.where_of("precision.master"),
+                       "fp32, or precision.compute = \"bf16\" or \"fp16\"",
+                       {}});
+  }
+  if (std::exp2(std::round(std::log2(config.loss_scale))) != config.loss_scale) {
+    throw ConfigError({fmt::format("precision.loss_scale = {} is no power of two", config.loss_scale),
+                       source.where_of("precision.loss_scale"),
+                       "1, 2, 4, ... 16777216",
+                       {}});
+  }
+  return precision;
+}
+
+ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, DType fast) {
   ResolvedRun run;
   run.config = config;
   run.model = resolve_model(config, source, tokenizer_vocab);
@@ -153,7 +195,8 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
          fmt::format("1 to {}", run.model.layers),
          {}});
   }
-  run.micro_batch = {config.train.micro_batch_size, T};
+  run.precision = resolve_precision(config.precision, source, fast);
+  run.micro_batch = {config.train.micro_batch_size, T, run.precision.compute};
   check_countable(run, source);
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   run.threads = config.parallel.threads != 0 ? static_cast<int>(config.parallel.threads) : std::max(1, cores / ranks);
@@ -164,10 +207,11 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
 
 void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, const std::string& where) {
   RunConfig saved;
-  read_toml_text(saved_toml, where, saved);
+  ConfigSource source;
+  read_toml_text(saved_toml, where, saved, &source);
   const ParallelConfig& parallel = saved.parallel;
   const auto ranks = static_cast<int>(parallel.pp * parallel.dp * parallel.cp * parallel.tp);
-  saved = resolve(saved, {}, ranks, 0).config;  // keys that are younger than the checkpoint follow from the others
+  saved = resolve(saved, source, ranks, 0).config;  // keys that are younger than the checkpoint follow from the others
   std::string found, legal;
   for (const auto& [key, before, now] : differences(saved, run.config)) {
     if (!key.starts_with("model.") && key != "data.validation_fraction" && key != "train.seed" && key != "train.sequence") continue;
@@ -178,20 +222,41 @@ void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, cons
     throw ConfigError({"this is another run than the saved one: " + found, where, legal, "another --run-dir starts another run"});
 }
 
-AdamWConfig ResolvedRun::adamw() const {
+OptimizerSettings ResolvedRun::optimizer() const {
   const OptimizerConfig& o = config.optimizer;
-  return {o.beta1, o.beta2, o.epsilon, o.weight_decay};
+  return {.rule = update_rule_named(o.name),
+          .beta1 = o.beta1,
+          .beta2 = o.beta2,
+          .epsilon = o.epsilon,
+          .weight_decay = o.weight_decay,
+          .seed = static_cast<uint64_t>(config.train.seed),
+          .moment = precision.moment};
+}
+
+LossScaling ResolvedRun::loss_scaling() const {
+  const PrecisionConfig& p = config.precision;
+  if (precision.compute != DType::f16) return {};
+  return {.dynamic = p.loss_scale_dynamic,
+          .initial = static_cast<float>(p.loss_scale),
+          .growth_steps = static_cast<int32_t>(p.loss_scale_growth_steps),
+          .hysteresis = static_cast<int32_t>(p.loss_scale_hysteresis)};
 }
 
 LearningRateCurve ResolvedRun::learning_rate() const {
   const OptimizerConfig& o = config.optimizer;
-  return {o.learning_rate, o.final_fraction, o.warmup_steps, config.train.steps};
+  return {.shape = learning_rate_shape_named(o.schedule),
+          .peak = o.learning_rate,
+          .final_fraction = o.final_fraction,
+          .warmup_steps = o.warmup_steps,
+          .decay_steps = o.decay_steps,
+          .steps = config.train.steps};
 }
 
 void ResolvedRun::set_steps(int64_t steps) {
   TrainConfig& train = config.train;
   train.steps = steps, train.minutes = 0;
   if (train.eval_every == 0) train.eval_every = std::max<int64_t>(1, steps / 10);
+  if (config.optimizer.decay_steps == 0) config.optimizer.decay_steps = std::max<int64_t>(1, steps / 5);
 }
 
 }  // namespace tessera

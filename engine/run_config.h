@@ -3,9 +3,10 @@
 #include <vector>
 
 #include "base/config.h"
+#include "base/precision.h"
 #include "model/spec.h"
-#include "optim/adamw.h"
 #include "optim/learning_rate.h"
+#include "optim/optimizer.h"
 #include "parallel/layout.h"
 
 namespace tessera {
@@ -15,23 +16,27 @@ constexpr int64_t most_ranks = 1 << 20, most_threads = 1024, most_sequences = 1 
 
 struct ModelConfig {
   std::string preset, architecture = "gpt2";
-  int64_t layers = 0, hidden = 0, heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
+  int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0, vocab = 0, context = 0;
   bool tied = true;
-  double norm_epsilon = 1e-5, init_std = 0.02;
+  double norm_epsilon = 1e-5, init_std = 0.02, rope_theta = 10000;
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("preset", self.preset, any(), "a published model (tessera info lists them); the other keys of this table override it");
-    visit("architecture", self.architecture, one_of({"gpt2"}), "family of the model");
+    visit("architecture", self.architecture, one_of({"gpt2", "llama"}),
+          "gpt2: LayerNorm, learned positions, GELU, biases; llama: RMSNorm, rotary positions, SwiGLU, no biases");
     visit("layers", self.layers, between(0, most_layers), "blocks; 0: the preset's");
     visit("hidden", self.hidden, between(0, most_width), "width of the residual stream; 0: the preset's");
     visit("heads", self.heads, between(0, most_width), "attention heads; 0: the preset's");
+    visit("kv_heads", self.kv_heads, between(0, most_width), "key/value heads (llama); 0: the preset's, else one for each head");
     visit("head_dim", self.head_dim, between(0, most_head_dim), "width of a head; 0: hidden / heads");
-    visit("ffn", self.ffn, between(0, 4 * most_width), "width inside the MLP; 0: 4 x hidden");
+    visit("ffn", self.ffn, between(0, 4 * most_width),
+          "width inside the MLP; 0: the preset's, else 4 x hidden (gpt2), 8/3 x hidden rounded up to a multiple of 256 (llama)");
     visit("vocab", self.vocab, between(0, most_vocab), "vocabulary; 0: the preset's, else the tokenizer's");
     visit("context", self.context, between(0, most_context), "the most positions of a sequence; 0: the preset's, else train.sequence");
     visit("tied", self.tied, any(), "the head repeats the token embedding");
     visit("norm_epsilon", self.norm_epsilon, between(1e-30, 1), "added to the variance in norms");
     visit("init_std", self.init_std, at_least(0), "standard deviation of initial weights; residual projections: / sqrt(2 layers)");
+    visit("rope_theta", self.rope_theta, positive(), "base of the rotary positions' wavelengths (llama)");
   }
 };
 
@@ -77,25 +82,41 @@ struct TrainConfig {
 struct OptimizerConfig {
   std::string name = "adamw";
   double learning_rate = 1e-3, final_fraction = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
-  int64_t warmup_steps = 0;
+  std::string schedule = "cosine";
+  int64_t warmup_steps = 0, decay_steps = 0;
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
-    visit("name", self.name, one_of({"adamw"}), "update rule");
+    visit("name", self.name, one_of({"sgd", "momentum", "adagrad", "adam", "adamw"}), "update rule");
     visit("learning_rate", self.learning_rate, at_least(0), "at its peak");
-    visit("final_fraction", self.final_fraction, between(0, 1), "of the peak, reached at the last step by a cosine");
+    visit("final_fraction", self.final_fraction, between(0, 1), "of the peak, reached exactly at the last step");
+    visit("schedule", self.schedule, one_of({"constant", "linear", "cosine", "wsd"}),
+          "how the learning rate falls after the warm-up; wsd: it stays, and falls over the last decay_steps");
     visit("warmup_steps", self.warmup_steps, at_least(0), "steps over which the learning rate rises to its peak");
-    visit("beta1", self.beta1, half_open(0, 1), "decay of the mean of gradients");
+    visit("decay_steps", self.decay_steps, at_least(0), "of the schedule wsd; 0: a fifth of the run");
+    visit("beta1", self.beta1, half_open(0, 1), "decay of the mean of gradients; the momentum of momentum");
     visit("beta2", self.beta2, half_open(0, 1), "decay of the mean of squared gradients");
     visit("epsilon", self.epsilon, between(1e-30, 1), "added to the root of the second moment");
-    visit("weight_decay", self.weight_decay, at_least(0), "decoupled; on matrices and embeddings");
+    visit("weight_decay", self.weight_decay, at_least(0),
+          "on matrices and embeddings; decoupled in adamw, part of the gradient in the others");
   }
 };
 
 struct PrecisionConfig {
-  std::string compute = "fp32";
+  std::string compute = "fp32", master = "fp32", gradients = "fp32", moments = "fp32";
+  double loss_scale = 65536;
+  int64_t loss_scale_growth_steps = 1000, loss_scale_hysteresis = 2;
+  bool loss_scale_dynamic = true;
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
-    visit("compute", self.compute, one_of({"fp32"}), "dtype of weights and activations");
+    visit("compute", self.compute, one_of({"fp32", "bf16", "fp16", "auto"}),
+          "weights in use, activations and their gradients; auto: bf16 where a matmul at the start runs faster in it");
+    visit("master", self.master, one_of({"fp32", "bf16"}), "weights that the optimizer changes; bf16 is rounded stochastically");
+    visit("gradients", self.gradients, one_of({"fp32", "bf16"}), "sums of weight gradients; bf16 is rounded stochastically");
+    visit("moments", self.moments, one_of({"fp32", "bf16"}), "optimizer states; bf16 is rounded stochastically");
+    visit("loss_scale", self.loss_scale, between(1, 16777216), "what the loss is multiplied by at the start (fp16); a power of two");
+    visit("loss_scale_dynamic", self.loss_scale_dynamic, any(), "the loss scale doubles after good steps and halves on overflows (fp16)");
+    visit("loss_scale_growth_steps", self.loss_scale_growth_steps, between(1, 1000000), "good steps before the loss scale doubles");
+    visit("loss_scale_hysteresis", self.loss_scale_hysteresis, between(1, 100), "overflows before the loss scale halves");
   }
 };
 
@@ -162,18 +183,20 @@ struct ResolvedRun {
   ModelSpec model;
   Layout layout;
   BatchShape micro_batch;
+  Precision precision;
   int threads = 1;  // of each rank
 
   int64_t tokens_per_step() const { return layout.batch_size * micro_batch.T; }
-  AdamWConfig adamw() const;
+  OptimizerSettings optimizer() const;
+  LossScaling loss_scaling() const;
   LearningRateCurve learning_rate() const;
   /// The run's length, where a time budget (train.minutes) did not tell it before: the budget is spent, and what depends on the length follows.
   void set_steps(int64_t steps);
 };
 
-/// `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown).
+/// `fast`: what precision.compute = "auto" means here. `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown).
 /// ConfigError naming key, value, where it was given and what would be legal.
-ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab);
+ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, DType fast = DType::f32);
 
 /// Resuming: ConfigError naming every key that makes `run` another run than the one that wrote `saved_toml`: [model],
 /// data.validation_fraction, train.seed and train.sequence. Every other key may change. `where`: of the checkpoint.

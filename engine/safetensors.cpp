@@ -29,6 +29,13 @@ constexpr std::pair<std::string_view, int64_t> element_bytes[] = {
     {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8},
 };
 
+std::optional<DType> safetensors_dtype(std::string_view name) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::u8}) {
+    if (name == safetensors_name(dtype)) return dtype;
+  }
+  return {};
+}
+
 int64_t safetensors_element_bytes(std::string_view dtype) {
   const auto* found = std::ranges::find(element_bytes, dtype, &std::pair<std::string_view, int64_t>::first);
   return found == std::end(element_bytes) ? 0 : found->second;

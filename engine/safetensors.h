@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,6 +30,8 @@ struct SafetensorsTensor {
 
 /// "F32", "BF16", "F16", "F64", "I32", "U8".
 const char* safetensors_name(DType dtype);
+/// The type of that name; no value for one that Tessera has not.
+std::optional<DType> safetensors_dtype(std::string_view name);
 /// Bytes of one element; 0 for a name that the format does not know.
 int64_t safetensors_element_bytes(std::string_view dtype);
 

@@ -5,13 +5,15 @@
 #include <map>
 #include <tuple>
 
+#include "base/convert.h"
 #include "base/error.h"
 #include "model/decls.h"
+#include "model/rotary.h"
 
 namespace tessera {
 
 static ShardMap make_map(const ResolvedRun& run, const std::vector<UnitDecls>& units) {
-  return ShardMap(units, run.layout.degree(Axis::Dp), {}, AdamW::grain, run.layout.degree(Axis::Pp) > 1);
+  return ShardMap(units, run.layout.degree(Axis::Dp), run.precision, Optimizer::grain, run.layout.degree(Axis::Pp) > 1);
 }
 
 static Program lower_for(const Mesh& mesh, bool evaluation) {
@@ -29,8 +31,9 @@ Trainer::Trainer(const ResolvedRun& run, Device& device, Mesh& mesh)
       units_(declare_model(run.model)),
       map_(make_map(run, units_)),
       stage_(run.model, units_, stage_range(run.model, mesh.coordinate(Axis::Pp), run.layout.degree(Axis::Pp)), run.micro_batch),
-      params_(map_, stage_.range().first_unit(), stage_.range().last_unit(), mesh, device),
-      optimizer_(run.adamw(), params_, device),
+      params_(map_, run.precision, static_cast<uint64_t>(run.config.train.seed), stage_.range().first_unit(), stage_.range().last_unit(),
+              mesh, device),
+      optimizer_(run.optimizer(), params_, device),
       program_(lower_for(mesh, false)),
       evaluation_(lower_for(mesh, true)),
       transfers_(transfers_of(program_)),
@@ -39,7 +42,8 @@ Trainer::Trainer(const ResolvedRun& run, Device& device, Mesh& mesh)
       data_(run.micro_batch, stage_.range().first, stage_.range().last, mesh, device) {
   const Shape hidden{run.micro_batch.rows(), run.model.hidden};  // [N, H]
   const auto ring = [&](int Program::*entries) {
-    return Ring(device.arena(), std::max(program_.*entries, evaluation_.*entries), DType::f32, hidden, MemoryCategory::CommBuffers);
+    return Ring(device.arena(), std::max(program_.*entries, evaluation_.*entries), run.precision.compute, hidden,
+                MemoryCategory::CommBuffers);
   };
   act_in_ = ring(&Program::act_ring), act_out_ = ring(&Program::send_act_ring);
   grad_in_ = ring(&Program::grad_ring), grad_out_ = ring(&Program::send_grad_ring);
@@ -51,7 +55,8 @@ Trainer::Trainer(const ResolvedRun& run, Device& device, Mesh& mesh)
   partials_ = device.arena().permanent(DType::u8, {mesh.world().size() * partial_bytes}, MemoryCategory::CommBuffers);
   control_ = device.arena().permanent(DType::u8, {control_bytes}, MemoryCategory::CommBuffers);
   published_ = Ring(device.arena(), 3, DType::u8, {control_bytes}, MemoryCategory::CommBuffers, MemorySpace::PinnedHost);
-  if (stage_.range().last) logits_ = device.arena().permanent(DType::f32, {1, run.model.vocab}, MemoryCategory::Data);
+  if (stage_.range().last) logits_ = device.arena().permanent(run.precision.compute, {1, run.model.vocab}, MemoryCategory::Data);
+  rotary_ = make_rotary_table(run.model, run.micro_batch.T, device);
 }
 
 std::vector<Trainer::Transfer> Trainer::transfers_of(const Program& program) {
@@ -71,11 +76,12 @@ std::vector<Trainer::Transfer> Trainer::transfers_of(const Program& program) {
 }
 
 void Trainer::initialize() {
-  params_.initialize(static_cast<uint64_t>(run_.config.train.seed), device_);
+  params_.initialize(device_);
   for (size_t b = 0; b < params_.buckets().size(); b++) {
-    for (size_t s = 0; s < AdamW::states().size(); s++) device_.elementwise().zero(optimizer_.state(b, s), device_.compute());
+    for (size_t s = 0; s < optimizer_.states().size(); s++) device_.elementwise().zero(optimizer_.state(b, s), device_.compute());
   }
-  restore({}, 0);
+  const LossScaling scaling = run_.loss_scaling();
+  restore({.loss_scale = scaling.initial, .overflows_left = scaling.hysteresis}, 0);
 }
 
 void Trainer::restore(const StepControl& control, int64_t samples) {
@@ -87,6 +93,7 @@ StepPartial* Trainer::own_partial() const { return static_cast<StepPartial*>(par
 
 void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) {
   Stream& stream = device_.compute();
+  step_ = step;
   stream.set_phase(Phase::Data);
   data_.load(data, samples_, stream);
   samples_ += run_.layout.batch_size;
@@ -95,17 +102,23 @@ void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) 
   stream.set_place(-1, -1);
   run_program(program_, transfers_, Mode::Train);  // forward, backward, send, receive, reduce: the schedule is data
   stream.set_phase(Phase::Update);
-  params_.add_norm(own_partial(), stream);
+  params_.add_norm(own_partial(), control(), stream);
   stream.set_place(-1, -1);
   gather_partials();
   // Exact norm, clip scale, skip flag, stop votes: all ranks alike.
-  auto* control = static_cast<StepControl*>(control_.data);
-  device_.update().agree_step(control, static_cast<const StepPartial*>(partials_.data), mesh_.world().size(),
-                              static_cast<float>(run_.config.train.clip), stream);
-  optimizer_.update(learning_rate(run_.learning_rate(), step), control, stream);
+  device_.update().agree_step(static_cast<StepControl*>(control_.data), static_cast<const StepPartial*>(partials_.data),
+                              mesh_.world().size(), static_cast<float>(run_.config.train.clip), run_.loss_scaling(), stream);
+  optimizer_.update(learning_rate(run_.learning_rate(), step), step, control(), stream);
   params_.gather_weights(stream);  // ZeRO-1; otherwise nothing
   stream.set_place(-1, -1);
   device_.elementwise().copy(published_[step], control_, stream);  // read by the host two steps later: nobody waits
+}
+
+/// Replicas draw different numbers for the same micro-batch.
+PassContext Trainer::pass(int micro_batch) {
+  const int64_t of_replica = step_ * run_.layout.micro_batches() + micro_batch;
+  const int64_t number = of_replica * run_.layout.degree(Axis::Dp) + mesh_.coordinate(Axis::Dp);
+  return {device_, device_.compute(), run_.micro_batch, control(), rotary_, static_cast<uint64_t>(number)};
 }
 
 void Trainer::gather_partials() {
@@ -168,7 +181,7 @@ void Trainer::forward(const Action& action, Transfer transfer, Mode mode) {
     stream.wait(act_out_.free(transfer.send), WaitReason::Pp);
     input.to_send = act_out_[transfer.send];
   }
-  PassContext context = pass();
+  PassContext context = pass(action.microbatch);
   stage_.forward(input, slots_, action.slot, params_, context);
   if (mode == Mode::Evaluate && stage_.range().last) stage_.loss(input, slots_, action.slot, params_, context);
 }
@@ -178,7 +191,7 @@ void Trainer::backward(const Action& action, Transfer transfer) {
   stream.set_phase(Phase::Backward);
   StageInput input = data_.micro_batch(action.microbatch);
   input.partial = own_partial();
-  input.loss_scale = 1.0f / static_cast<float>(run_.tokens_per_step());
+  input.token_weight = 1.0f / static_cast<float>(run_.tokens_per_step());
   if (transfer.receive >= 0) {
     stream.wait(grad_ready_[transfer.receive], WaitReason::Pp);
     input.received = grad_in_[transfer.receive];
@@ -187,7 +200,7 @@ void Trainer::backward(const Action& action, Transfer transfer) {
     stream.wait(grad_out_.free(transfer.send), WaitReason::Pp);
     input.to_send = grad_out_[transfer.send];
   }
-  PassContext context = pass();
+  PassContext context = pass(action.microbatch);
   stage_.backward(input, slots_, action.slot, params_, context);
 }
 
@@ -224,12 +237,14 @@ std::vector<float> Trainer::next_logits(std::span<const int32_t> tokens) {
   std::copy(tokens.begin(), tokens.end(), padded.begin());
   data_.set_tokens(padded);
   device_.compute().set_phase(Phase::Evaluate);
-  PassContext context = pass();
+  PassContext context = pass(0);
   StageInput input = data_.micro_batch(0);
   stage_.forward(input, slots_, 0, params_, context);
   stage_.logits(logits_, static_cast<int64_t>(tokens.size()) - 1, slots_, 0, params_, context);
+  std::vector<std::byte> stored(static_cast<size_t>(logits_.bytes()));
+  device_.read(stored.data(), logits_, logits_.bytes());
   std::vector<float> logits(run_.model.vocab);
-  device_.read(logits.data(), logits_, logits_.bytes());
+  convert(logits.data(), DType::f32, stored.data(), logits_.dtype, run_.model.vocab);
   return logits;
 }
 

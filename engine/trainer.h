@@ -8,7 +8,7 @@
 #include "engine/step_data.h"
 #include "kernels/device.h"
 #include "model/stage.h"
-#include "optim/adamw.h"
+#include "optim/optimizer.h"
 #include "parallel/mesh.h"
 #include "parallel/schedule.h"
 #include "parallel/sharded_params.h"
@@ -41,7 +41,7 @@ class Trainer {
 
   const ResolvedRun& run() const { return run_; }
   ShardedParams& params() { return params_; }
-  AdamW& optimizer() { return optimizer_; }
+  Optimizer& optimizer() { return optimizer_; }
   Device& device() { return device_; }
   Mesh& mesh() { return mesh_; }
   const Stage& stage() const { return stage_; }
@@ -61,7 +61,8 @@ class Trainer {
   void receive(const Action& action, Ring& ring, std::vector<Event>& ready, Comm& pipe);
   void gather_partials();
   StepPartial* own_partial() const;
-  PassContext pass() { return {device_, device_.compute(), run_.micro_batch}; }
+  const StepControl* control() const { return static_cast<const StepControl*>(control_.data); }
+  PassContext pass(int micro_batch);
 
   ResolvedRun run_;
   Device& device_;
@@ -70,16 +71,17 @@ class Trainer {
   ShardMap map_;
   Stage stage_;
   ShardedParams params_;
-  AdamW optimizer_;
+  Optimizer optimizer_;
   Program program_, evaluation_;
   std::vector<Transfer> transfers_, evaluation_transfers_;
   SlotPool slots_;
   StepData data_;
   Ring act_in_, act_out_, grad_in_, grad_out_;
   std::vector<Event> act_ready_, grad_ready_;
-  Tensor partials_, control_, logits_;
+  Tensor partials_, control_, logits_, rotary_;
   Ring published_;
   int64_t samples_ = 0;  // drawn so far, over all ranks
+  int64_t step_ = 0;     // the one that runs
 };
 
 }  // namespace tessera

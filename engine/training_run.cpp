@@ -108,7 +108,7 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
   expect_fits(dry_, needed, host.size(), available_memory_bytes());
   host.barrier();  // nobody allocates before everybody has looked
   // All ranks at once, as in a step: ranks that share cores share the peak.
-  for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_))))
+  for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_, run.precision.compute))))
     peak_flops_ += std::stod(flops) / host.size();
   before_arena_ = {resident_memory_bytes(), heap_bytes()};
   host.barrier();  // nobody reserves before everybody has looked
@@ -155,7 +155,9 @@ void TrainingRun::resume(const CheckpointState& state) {
   trainer_->restore({.step = state.step,
                      .applied_steps = state.applied_steps,
                      .skipped_in_a_row = state.skipped_in_a_row,
-                     .loss_scale = static_cast<float>(state.loss_scale)},
+                     .loss_scale = static_cast<float>(state.loss_scale),
+                     .good_steps = static_cast<int32_t>(state.good_steps),
+                     .overflows_left = static_cast<int32_t>(state.overflows_left)},
                     state.samples);
   step_ = settled_ = saved_ = state.step;
   if (leads()) messages_.notice(fmt::format("resumed from step {}", state.step));
@@ -310,6 +312,8 @@ void TrainingRun::save() {
                .seed = run_.config.train.seed,
                .samples = trainer_->samples(),
                .loss_scale = control.loss_scale,
+               .good_steps = control.good_steps,
+               .overflows_left = control.overflows_left,
                .config = write_toml(run_.config),
                .data = data_.fingerprint},
               ranges_to_save(*trainer_), *device_);
@@ -399,7 +403,8 @@ void TrainingRun::write_report() {
     UtilizationInput input = utilization_input(run_);
     input.seconds = timed_seconds_ / static_cast<double>(timed_steps_);
     input.peak_flops = peak_flops_;
-    input.peak_name = fmt::format("measured by a matmul, fp32, {} thread{}", run_.threads, run_.threads == 1 ? "" : "s");
+    input.peak_name =
+        fmt::format("measured by a matmul, {}, {} thread{}", name_of(run_.precision.compute), run_.threads, run_.threads == 1 ? "" : "s");
     const Convention quoted = *convention_of(run_.config.log.convention);
     report.utilization.push_back(utilization(quoted, input));
     for (int c = 0; c < conventions; c++) {

@@ -5,12 +5,12 @@
 
 namespace tessera {
 
-// The widest head that the tiles of every device hold.
-constexpr int64_t max_head_width = 256;
+// The widest head that the tiles of every device hold, and what its vectors are made of.
+constexpr int64_t max_head_width = 256, head_width_unit = 8;
 
 static void check(const AttentionShape& s) {
   invariant(s.B > 0 && s.T > 0 && s.A > 0 && s.K > 0 && s.A % s.K == 0, "attention: query heads are no multiple of key/value heads");
-  invariant(s.D > 0 && s.D <= max_head_width, "attention: a head is 1 to 256 wide");
+  invariant(s.D > 0 && s.D <= max_head_width && s.D % head_width_unit == 0, "attention: a head's width is a multiple of 8 up to 256");
 }
 
 // Query-key pairs that are computed: the causal half, diagonal included.
@@ -20,6 +20,7 @@ void AttentionOps::attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, T
   check(shape);
   const auto& [B, T, A, K, D] = shape;
   const Shape queries = {B * T, A * D}, keys = {B * T, K * D};
+  expect_compute_type("attention_forward", q.dtype);
   expect("attention_forward", {{"y", y, queries, q.dtype},
                                {"lse", lse, {B, A, T}, DType::f32},
                                {"q", q, queries, q.dtype},
@@ -39,6 +40,7 @@ void AttentionOps::attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor de
   check(shape);
   const auto& [B, T, A, K, D] = shape;
   const Shape queries = {B * T, A * D}, keys = {B * T, K * D}, rows = {B, A, T};
+  expect_compute_type("attention_backward", q.dtype);
   expect("attention_backward", {{"dq", dq, queries, q.dtype},
                                 {"dk", dk, keys, q.dtype},
                                 {"dv", dv, keys, q.dtype},

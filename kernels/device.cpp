@@ -111,15 +111,16 @@ std::unique_ptr<Device> Device::cpu(int threads) {
 
 std::unique_ptr<Device> Device::null(DeviceTraits imitated) { return std::make_unique<NullDevice>(std::move(imitated)); }
 
-double measured_matmul_flops_per_second(Device& device) {
+double measured_matmul_flops_per_second(Device& device, DType dtype) {
   invariant(!device.is_null(), "a null device has no speed");
   Stream stream("measure", false);
   double best = 0;
   const double start = steady_seconds();
   // Small matrices do not keep many threads busy; large ones take too long on few.
   for (int64_t n = 512; n <= 2048 && steady_seconds() - start < 0.1; n *= 2) {
-    std::vector<float> x(n * n, 1.0f), weight(n * n, 1.0f), y(n * n);
-    const auto matrix = [n](std::vector<float>& values) { return Tensor(values.data(), DType::f32, {n, n}); };
+    const auto bytes = static_cast<size_t>(n * n * bytes_of(dtype));
+    std::vector<std::byte> x(bytes), weight(bytes), y(bytes);
+    const auto matrix = [&](std::vector<std::byte>& values) { return Tensor(values.data(), dtype, {n, n}); };
     for (int repetition = 0; repetition < 5; repetition++) {
       const double before = steady_seconds();
       device.matmul().linear_forward(matrix(y), matrix(x), matrix(weight), {}, stream);

@@ -72,8 +72,8 @@ class Device {
   Stream compute_, communication_;
 };
 
-/// FLOP/s of the fastest of several square fp32 matmuls with the device's threads: the measured peak of an MFU receipt.
-/// InternalError on null.
-double measured_matmul_flops_per_second(Device& device);
+/// FLOP/s of the fastest of several square matmuls in `dtype` (fp32, bf16, fp16) with the device's threads: the measured peak of an MFU
+/// receipt. InternalError on null.
+double measured_matmul_flops_per_second(Device& device, DType dtype);
 
 }  // namespace tessera

@@ -36,4 +36,12 @@ void expect_whole(const char* op, std::initializer_list<ExpectedTensor> tensors)
   }
 }
 
+void expect_compute_type(const char* op, DType dtype) {
+  if (!is_compute_type(dtype)) throw InternalError(fmt::format("{}: {} is not a type of activations and weights", op, name_of(dtype)));
+}
+
+void expect_gradient_type(const char* op, DType dtype) {
+  if (!is_state_type(dtype)) throw InternalError(fmt::format("{}: {} is not a type of gradients", op, name_of(dtype)));
+}
+
 }  // namespace tessera

@@ -19,5 +19,8 @@ constexpr bool optional = true;
 void expect(const char* op, std::initializer_list<ExpectedTensor> tensors);
 /// The same for ops that see their tensors as flat memory: everything must be contiguous.
 void expect_whole(const char* op, std::initializer_list<ExpectedTensor> tensors);
+/// InternalError unless activations or weights of `dtype` are fp32, bf16 or fp16, and gradients of weights fp32 or bf16.
+void expect_compute_type(const char* op, DType dtype);
+void expect_gradient_type(const char* op, DType dtype);
 
 }  // namespace tessera

@@ -11,6 +11,7 @@ static int64_t bytes_of(const Tensor& tensor) { return tensor.empty() ? 0 : tens
 
 void MatmulOps::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream) {
   const int64_t N = x.rows(), I = x.columns(), O = weight.rows();
+  expect_compute_type("linear_forward", x.dtype);
   expect(
       "linear_forward",
       {{"y", y, {N, O}, x.dtype}, {"x", x, {N, I}, x.dtype}, {"weight", weight, {O, I}, x.dtype}, {"bias", bias, {O}, x.dtype, optional}});
@@ -25,6 +26,7 @@ void MatmulOps::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, S
 
 void MatmulOps::linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) {
   const int64_t N = dy.rows(), I = weight.columns(), O = dy.columns();
+  expect_compute_type("linear_backward_input", dy.dtype);
   expect("linear_backward_input", {{"dx", dx, {N, I}, dy.dtype}, {"dy", dy, {N, O}, dy.dtype}, {"weight", weight, {O, I}, dy.dtype}});
   run_op(stream,
          {.kind = OpKind::LinearBackwardInput,
@@ -35,10 +37,12 @@ void MatmulOps::linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Strea
          [&] { do_linear_backward_input(dx, dy, weight, stream); });
 }
 
-void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream) {
+void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) {
   const int64_t N = dy.rows(), I = x.columns(), O = dy.columns();
-  expect("linear_backward_weight", {{"dweight", dweight, {O, I}, DType::f32},
-                                    {"dbias", dbias, {O}, DType::f32, optional},
+  expect_compute_type("linear_backward_weight", x.dtype);
+  expect_gradient_type("linear_backward_weight", dweight.dtype);
+  expect("linear_backward_weight", {{"dweight", dweight, {O, I}, dweight.dtype},
+                                    {"dbias", dbias, {O}, dweight.dtype, optional},
                                     {"dy", dy, {N, O}, x.dtype},
                                     {"x", x, {N, I}, x.dtype}});
   const int64_t sums = dweight.bytes() + bytes_of(dbias);
@@ -48,7 +52,7 @@ void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, 
           .flops = 2.0 * N * I * O,
           .read_bytes = dy.bytes() + x.bytes() + sums,
           .write_bytes = sums},
-         [&] { do_linear_backward_weight(dweight, dbias, dy, x, stream); });
+         [&] { do_linear_backward_weight(dweight, dbias, dy, x, rounding, stream); });
 }
 
 }  // namespace tessera

@@ -1,11 +1,13 @@
 #pragma once
+#include "base/random.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 
 namespace tessera {
 
 /// Linear layers. N rows (tokens), I inputs, O outputs. Activations may be column ranges of wider matrices (row stride > columns).
-/// Every op only enqueues on `stream`: it allocates nothing and never waits. Wrong shapes throw InternalError.
+/// x, y, weight, bias and their input gradients share one type (fp32, bf16, fp16); sums are made in fp32 and rounded once.
+/// Every op only enqueues on `stream`: it allocates nothing and never waits. Wrong shapes and types throw InternalError.
 class MatmulOps {
  public:
   virtual ~MatmulOps() = default;
@@ -13,13 +15,14 @@ class MatmulOps {
   void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream);
   /// dx = dy weight.   dx [N, I], dy [N, O], weight [O, I].
   void linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream);
-  /// dweight += dy^T x,  dbias += sum of dy over N.   dweight [O, I], dbias [O] or empty, dy [N, O], x [N, I].
-  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream);
+  /// dweight += dy^T x,  dbias += sum of dy over N.   dweight [O, I], dbias [O] or empty, both fp32, or both bf16 and rounded
+  /// stochastically: element e of dweight by half word e of `rounding`, of dbias by half word O I + e.   dy [N, O], x [N, I].
+  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream);
 
  private:
   virtual void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream) = 0;
   virtual void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) = 0;
-  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream& stream) = 0;
+  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) = 0;
 };
 
 }  // namespace tessera

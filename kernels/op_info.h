@@ -18,17 +18,28 @@ enum class OpKind : uint8_t {
   LayerNormForward,
   LayerNormBackwardInput,
   LayerNormBackwardWeight,
+  RmsNormForward,
+  RmsNormBackwardInput,
+  RmsNormBackwardWeight,
   EmbeddingForward,
   TokenEmbeddingBackward,
   PositionEmbeddingBackward,
   GeluForward,
   GeluBackward,
+  SwigluForward,
+  SwigluBackward,
+  Rotary,
   Add,
+  Cast,
   Copy,
   Zero,
   OrderedSum,
   CrossEntropy,
   CrossEntropyLoss,
+  Sgd,
+  Momentum,
+  AdaGrad,
+  Adam,
   AdamW,
   GradientNorm,
   AddLoss,
@@ -79,6 +90,7 @@ struct TraceEntry {
   const char* stream;   // "compute", "communication"
   int32_t action = -1;  // index in the Program, -1 outside
   int32_t unit = -1;    // embedding 0, blocks 1.., head last; -1 outside
+  double seconds = 0;   // that it took, on a device where ops take time; no part of ==
   bool operator==(const TraceEntry& other) const;
 };
 using Trace = std::vector<TraceEntry>;

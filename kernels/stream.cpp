@@ -42,6 +42,11 @@ void Stream::note(OpInfo info) {
   if (trace_) trace_->push_back({info, name_, action_, unit_});
 }
 
+void Stream::add_op_seconds(OpKind kind, double seconds) {
+  profile_.op_seconds[static_cast<int>(kind)][static_cast<int>(phase_)] += seconds;
+  if (trace_) trace_->back().seconds = seconds;
+}
+
 void Stream::make_progress() {
   for (Pending* pending : progress_) pending->advance(0);
 }

@@ -61,6 +61,7 @@ class Stream {
 
   /// For run_op and communicators only.
   void note(OpInfo info);
+  void add_op_seconds(OpKind kind, double seconds);  // of the op noted last
   void make_progress();
   bool timed() const { return timed_; }
 
@@ -83,9 +84,7 @@ void run_op(Stream& stream, const OpInfo& info, const Body& body) {
   stream.note(info);
   const double start = stream.timed() ? steady_seconds() : 0;
   body();
-  if (stream.timed()) {
-    stream.profile().op_seconds[static_cast<int>(info.kind)][static_cast<int>(stream.phase())] += steady_seconds() - start;
-  }
+  if (stream.timed()) stream.add_op_seconds(info.kind, steady_seconds() - start);
   stream.make_progress();
 }
 

@@ -72,6 +72,16 @@ float* Tensor::as<float>() const {
   return static_cast<float*>(data);
 }
 template <>
+bf16_t* Tensor::as<bf16_t>() const {
+  invariant(dtype == DType::bf16, "the tensor is not bf16");
+  return static_cast<bf16_t*>(data);
+}
+template <>
+f16_t* Tensor::as<f16_t>() const {
+  invariant(dtype == DType::f16, "the tensor is not fp16");
+  return static_cast<f16_t*>(data);
+}
+template <>
 double* Tensor::as<double>() const {
   invariant(dtype == DType::f64, "the tensor is not fp64");
   return static_cast<double*>(data);

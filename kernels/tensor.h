@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/dtype.h"
+#include "base/half.h"
 #include "base/shape.h"
 
 namespace tessera {
@@ -51,6 +52,10 @@ struct Tensor {
 
 template <>
 float* Tensor::as<float>() const;
+template <>
+bf16_t* Tensor::as<bf16_t>() const;
+template <>
+f16_t* Tensor::as<f16_t>() const;
 template <>
 double* Tensor::as<double>() const;
 template <>

@@ -4,7 +4,8 @@
 
 namespace tessera {
 
-/// delta = OutProj(Attention(QkvProj(norm(residual + delta)))): causal self-attention, pre-norm.
+/// delta = OutProj(Attention(QkvProj(norm(residual + delta)))): causal self-attention, pre-norm; with rotary positions and shared key/value
+/// heads where the model has them.
 class Attention : public Sublayer {
  public:
   Attention(const ModelSpec& spec, const UnitDecls& unit, const std::string& prefix);
@@ -20,8 +21,9 @@ class Attention : public Sublayer {
                        PassContext& pass) const override;
 
  private:
-  AttentionShape attention_shape(BatchShape shape) const { return {shape.B, shape.T, heads_, heads_, head_dim_}; }
-  int64_t hidden_, heads_, head_dim_;
+  AttentionShape attention_shape(BatchShape shape) const { return {shape.B, shape.T, spec_.heads, spec_.kv_heads, spec_.head_dim}; }
+  void turn(Tensor qkv, Turn turn, PassContext& pass) const;
+  ModelSpec spec_;
   Norm norm_;
   Linear qkv_, out_;
 };

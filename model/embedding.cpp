@@ -11,19 +11,23 @@ void Embedding::declare(const ModelSpec& spec, std::vector<ParamDecl>& decls) {
                    .tp_axis = 0,
                    .init = normal,
                    .decay = true});
+  if (spec.is_llama()) return;
   decls.push_back({.name = "embedding.position.weight", .shape = {spec.context, spec.hidden}, .init = normal, .decay = true});
 }
 
-Embedding::Embedding(const UnitDecls& unit)
-    : token_(index_of(unit, "embedding.token.weight")), position_(index_of(unit, "embedding.position.weight")) {}
+Embedding::Embedding(const ModelSpec& spec, const UnitDecls& unit)
+    : token_(index_of(unit, "embedding.token.weight")), position_(spec.is_llama() ? -1 : index_of(unit, "embedding.position.weight")) {}
 
 void Embedding::forward(Tensor h, Tensor tokens, const UnitView& unit, PassContext& pass) const {
-  pass.device.elementwise().embedding_forward(h, tokens, unit.weights[token_], unit.weights[position_], pass.shape.T, pass.stream);
+  const Tensor position = position_ < 0 ? Tensor() : unit.weights[position_];
+  pass.device.elementwise().embedding_forward(h, tokens, unit.weights[token_], position, pass.shape.T, pass.stream);
 }
 
 void Embedding::backward_weight(Tensor dh, Tensor tokens, Tensor order, const UnitView& unit, PassContext& pass) const {
-  pass.device.elementwise().token_embedding_backward(unit.gradients[token_], dh, tokens, order, pass.stream);
-  pass.device.elementwise().position_embedding_backward(unit.gradients[position_], dh, pass.shape.T, pass.stream);
+  ElementwiseOps& ops = pass.device.elementwise();
+  ops.token_embedding_backward(unit.gradients[token_], dh, tokens, order, pass.rounding(unit.rounding[token_]), pass.stream);
+  if (position_ < 0) return;
+  ops.position_embedding_backward(unit.gradients[position_], dh, pass.shape.T, pass.rounding(unit.rounding[position_]), pass.stream);
 }
 
 }  // namespace tessera

@@ -3,10 +3,10 @@
 
 namespace tessera {
 
-/// h = token_weight[token] + position_weight[position].
+/// h = token_weight[token], and + position_weight[position] where positions are learned.
 class Embedding {
  public:
-  Embedding(const UnitDecls& unit);
+  Embedding(const ModelSpec& spec, const UnitDecls& unit);
   static void declare(const ModelSpec& spec, std::vector<ParamDecl>& decls);
   /// h [N, H], tokens [N]
   void forward(Tensor h, Tensor tokens, const UnitView& unit, PassContext& pass) const;
@@ -14,7 +14,7 @@ class Embedding {
   void backward_weight(Tensor dh, Tensor tokens, Tensor order, const UnitView& unit, PassContext& pass) const;
 
  private:
-  int token_, position_;
+  int token_, position_;  // position -1: rotary
 };
 
 }  // namespace tessera

@@ -4,7 +4,8 @@
 
 namespace tessera {
 
-/// delta = DownProj(gelu(UpProj(norm(residual + delta)))), pre-norm.
+/// delta = DownProj(activation(UpProj(norm(residual + delta)))), pre-norm. gpt2: GELU of one projection. llama: SwiGLU of two, gate and up,
+/// fused into one matmul.
 class Mlp : public Sublayer {
  public:
   Mlp(const ModelSpec& spec, const UnitDecls& unit, const std::string& prefix);
@@ -20,7 +21,8 @@ class Mlp : public Sublayer {
                        PassContext& pass) const override;
 
  private:
-  int64_t hidden_, ffn_;
+  int64_t up_width() const { return spec_.is_llama() ? 2 * spec_.ffn : spec_.ffn; }
+  ModelSpec spec_;
   Norm norm_;
   Linear up_, down_;
 };

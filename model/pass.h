@@ -22,6 +22,12 @@ struct PassContext {
   Device& device;
   Stream& stream;
   BatchShape shape;
+  const StepControl* control;  // on the device: the loss scale
+  Tensor rotary;               // [T, D] fp32, model/rotary.h; empty where positions are learned
+  uint64_t number = 0;         // of this micro-batch over the whole run: bf16 gradients are rounded by it
+
+  /// Random numbers for adding to a gradient in this pass; `part` tells several additions to one gradient apart.
+  RandomStream rounding(const RandomStream& of_gradient, uint64_t part = 0) const { return of_gradient.at(number << 16 | part); }
 };
 
 /// A tensor that a sublayer keeps: from forward to backward (saved), or from the input gradient to the weight gradient (kept).

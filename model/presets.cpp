@@ -9,8 +9,24 @@ namespace tessera {
 static ModelPreset gpt2(const char* name, int64_t layers, int64_t hidden, int64_t heads, int64_t vocab, int64_t context,
                         const char* source) {
   ModelSpec spec;
-  spec.layers = layers, spec.hidden = hidden, spec.heads = heads, spec.head_dim = hidden / heads, spec.ffn = 4 * hidden;
+  spec.layers = layers, spec.hidden = hidden, spec.heads = spec.kv_heads = heads, spec.head_dim = hidden / heads, spec.ffn = 4 * hidden;
   spec.vocab = vocab, spec.context = context;
+  return {name, spec, source};
+}
+
+/// LLaMA's shapes; untied unless said otherwise.
+struct LlamaSizes {
+  int64_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context;
+  double norm_epsilon, rope_theta;
+  bool tied = false;
+};
+
+static ModelPreset llama(const char* name, const LlamaSizes& sizes, const char* source) {
+  ModelSpec spec;
+  spec.architecture = "llama";
+  spec.layers = sizes.layers, spec.hidden = sizes.hidden, spec.heads = sizes.heads, spec.kv_heads = sizes.kv_heads;
+  spec.head_dim = sizes.head_dim, spec.ffn = sizes.ffn, spec.vocab = sizes.vocab, spec.context = sizes.context;
+  spec.norm_epsilon = sizes.norm_epsilon, spec.rope_theta = sizes.rope_theta, spec.tied = sizes.tied;
   return {name, spec, source};
 }
 
@@ -21,6 +37,11 @@ const std::vector<ModelPreset>& model_presets() {
       "Brown et al. 2020, Table 2.1 gives 24 heads of 128 for a width of 2048: we take the width, so 16 heads of 128";
   constexpr const char* brown13 = "Brown et al. 2020, Table 2.1 gives a width of 5140 for 40 heads of 128: we take the heads, so 5120";
   constexpr const char* narayanan = "Narayanan et al. 2021, arXiv:2104.04473, Table 1; vocabulary 51200, sequence 2048";
+  constexpr const char* touvron =
+      "Touvron et al. 2023, arXiv:2302.13971, Table 2; ffn, vocabulary 32000 and epsilon of the published weights";
+  constexpr const char* dubey = "Dubey et al. 2024, arXiv:2407.21783, Table 3; vocabulary 128256; pretraining context 8192";
+  constexpr const char* llama32 =
+      "published weights of Llama 3.2 1B, tied; context 8192 as in pretraining, without the frequency scaling that stretches it later";
   //  name, layers, hidden, heads, vocabulary, context
   static const std::vector<ModelPreset> presets = {
       gpt2("gpt2-124m", 12, 768, 12, 50257, 1024, radford),
@@ -45,6 +66,14 @@ const std::vector<ModelPreset>& model_presets() {
       gpt2("megatron-310b", 96, 16384, 128, 51200, 2048, narayanan),
       gpt2("megatron-530b", 105, 20480, 128, 51200, 2048, narayanan),
       gpt2("megatron-1t", 128, 25600, 160, 51200, 2048, narayanan),
+      llama("llama-7b", {32, 4096, 32, 32, 128, 11008, 32000, 2048, 1e-6, 10000}, touvron),
+      llama("llama-13b", {40, 5120, 40, 40, 128, 13824, 32000, 2048, 1e-6, 10000}, touvron),
+      llama("llama-33b", {60, 6656, 52, 52, 128, 17920, 32000, 2048, 1e-6, 10000}, touvron),
+      llama("llama-65b", {80, 8192, 64, 64, 128, 22016, 32000, 2048, 1e-5, 10000}, touvron),
+      llama("llama-3.2-1b", {16, 2048, 32, 8, 64, 8192, 128256, 8192, 1e-5, 500000, true}, llama32),
+      llama("llama-3-8b", {32, 4096, 32, 8, 128, 14336, 128256, 8192, 1e-5, 500000}, dubey),
+      llama("llama-3-70b", {80, 8192, 64, 8, 128, 28672, 128256, 8192, 1e-5, 500000}, dubey),
+      llama("llama-3-405b", {126, 16384, 128, 8, 128, 53248, 128256, 8192, 1e-5, 500000}, dubey),
   };
   return presets;
 }

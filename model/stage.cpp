@@ -21,11 +21,11 @@ Stage::Stage(const ModelSpec& spec, const std::vector<UnitDecls>& units, StageRa
     branch.slot_offset = slot_bytes_;
     slot_bytes_ += tessera::slot_bytes(branch.sublayer->saved(shape));
   }
-  if (range.first) embedding_ = std::make_unique<Embedding>(units.front());
+  if (range.first) embedding_ = std::make_unique<Embedding>(spec, units.front());
   if (range.last) {
     head_ = std::make_unique<LossHead>(spec, units.back());
     final_offset_ = slot_bytes_;
-    slot_bytes_ += arena_rounded(shape.rows() * hidden_ * bytes_of(DType::f32));
+    slot_bytes_ += arena_rounded(bytes_of(Shape{shape.rows(), hidden_}, shape.dtype));
   }
 }
 
@@ -42,14 +42,14 @@ KeptTensors Stage::saved_of(const Branch& branch, const SlotPool& slots, int slo
 }
 
 Tensor Stage::final_hidden(const SlotPool& slots, int slot) const {
-  return slots.tensor(slot, final_offset_, DType::f32, {shape_.rows(), hidden_});
+  return slots.tensor(slot, final_offset_, shape_.dtype, {shape_.rows(), hidden_});
 }
 
 void Stage::forward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
   ScratchScope scratch(pass.device.arena());
   Flow flow;
-  flow.delta_buffer = scratch.take(DType::f32, {shape_.rows(), hidden_});  // [N, H]
-  flow.residual = saved_of(branches_.front(), slots, slot)[0];             // the first norm's h: there is no delta yet
+  flow.delta_buffer = scratch.take(shape_.dtype, {shape_.rows(), hidden_});  // [N, H]
+  flow.residual = saved_of(branches_.front(), slots, slot)[0];               // the first norm's h: there is no delta yet
   if (embedding_) {
     embedding_->forward(flow.residual, input.tokens, params.gather(0, pass.stream), pass);
     params.release(0, pass.stream);
@@ -80,14 +80,14 @@ void Stage::branch_backward(const Branch& branch, Flow& flow, Tensor next, const
 
 void Stage::backward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const {
   ScratchScope scratch(pass.device.arena());
-  const std::array<Tensor, 2> buffers = {scratch.take(DType::f32, {shape_.rows(), hidden_}),
-                                         scratch.take(DType::f32, {shape_.rows(), hidden_})};  // [N, H]
+  const std::array<Tensor, 2> buffers = {scratch.take(shape_.dtype, {shape_.rows(), hidden_}),
+                                         scratch.take(shape_.dtype, {shape_.rows(), hidden_})};  // [N, H]
   Flow flow;
   flow.gradient = input.received;
   if (head_) {
     const int unit = range_.last_unit() - 1;
     flow.gradient = buffers[1];
-    head_->backward(flow.gradient, final_hidden(slots, slot), input.targets, input.loss_scale, input.partial,
+    head_->backward(flow.gradient, final_hidden(slots, slot), input.targets, input.token_weight, input.partial,
                     params.gather(unit, pass.stream), pass);
     params.release(unit, pass.stream);
   }

@@ -16,7 +16,7 @@ struct StageInput {
   Tensor received;                 // [N, H], other chunks: residual stream of the chunk before / gradient of the chunk behind
   Tensor to_send;                  // [N, H]: written for the next chunk (forward) or the previous one (backward); empty at the ends
   StepPartial* partial = nullptr;  // losses are added here
-  float loss_scale = 0;            // 1 / (tokens of a step): each token's weight in the loss
+  float token_weight = 0;          // 1 / (tokens of a step): each token's weight in the loss
 };
 
 /// One chunk of the model: forward and backward of one micro-batch, saved activations in `slot`.

@@ -21,7 +21,7 @@ GradientExchange::GradientExchange(const std::vector<LocalBucket>& buckets, Mesh
     elements = std::max(elements, exchange_elements(*local.bucket, owned, mesh.comm(Axis::Dp).size(), mesh.tied().size()));
   }
   if (mesh.comm(Axis::Dp).size() > 1 || mesh.tied().size() > 1)
-    pieces_ = Ring(device.arena(), 1, DType::f32, {elements}, MemoryCategory::GradientBuckets);
+    pieces_ = Ring(device.arena(), 1, buckets.front().gradients.dtype, {elements}, MemoryCategory::GradientBuckets);
 }
 
 void GradientExchange::exchange(const LocalBucket& local, bool gather, Stream& stream) {

@@ -9,7 +9,8 @@ namespace tessera {
 
 struct LocalBucket;
 
-/// The exact sum over ranks: the pieces travel, the owner adds them in rank order in fp32; then a tied weight's two sums meet, embedding
+/// The exact sum over ranks: the pieces travel in the gradient's type, the owner adds them in rank order in fp32 and
+/// rounds the sum once, to nearest; then a tied weight's two sums meet, embedding
 /// first. So the result does not depend on a library's reduction tree, on ZeRO or on the schedule.
 class GradientExchange {
  public:

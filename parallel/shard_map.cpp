@@ -95,7 +95,7 @@ int bucket_for(std::vector<Bucket>& buckets, int unit, const BucketKey& key) {
 
 }  // namespace
 
-ShardMap::ShardMap(std::vector<UnitDecls> units, int dp, Precision precision, const GrainOf& grain_of, bool split_tied)
+ShardMap::ShardMap(std::vector<UnitDecls> units, int dp, const Precision& precision, const GrainOf& grain_of, bool split_tied)
     : units_(std::move(units)), dp_(dp) {
   invariant(dp >= 1, "a shard map has at least one owner");
   for (size_t u = 0; u < units_.size(); u++)

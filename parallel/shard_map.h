@@ -8,6 +8,7 @@
 
 #include "base/dtype.h"
 #include "base/param_decl.h"
+#include "base/precision.h"
 
 namespace tessera {
 
@@ -62,14 +63,11 @@ enum class Grain : uint8_t { Block, Row, Tensor };
 class ShardMap {
  public:
   using GrainOf = std::function<Grain(const ParamDecl&)>;
-  struct Precision {
-    DType compute = DType::f32, gradient = DType::f32;
-  };
   /// `split_tied`: the pipeline is deeper than one chunk, so a tied weight and the one it repeats have storage and gradients of their own,
   /// each alone in a bucket of group DpThenTied with the same bounds. Otherwise parameters with tied_to have no storage.
   /// A unit's buckets come in order of the first appearance of their key in its declarations. Shards are as equal as legal cuts allow; with
   /// Grain::Block counts differ by at most 256. InternalError on a name given twice, and on tied_to with an unknown target or another shape.
-  ShardMap(std::vector<UnitDecls> units, int dp, Precision precision, const GrainOf& grain_of, bool split_tied);
+  ShardMap(std::vector<UnitDecls> units, int dp, const Precision& precision, const GrainOf& grain_of, bool split_tied);
 
   const std::vector<UnitDecls>& units() const { return units_; }
   const std::vector<Bucket>& buckets() const { return buckets_; }

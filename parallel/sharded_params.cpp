@@ -1,5 +1,8 @@
 #include "parallel/sharded_params.h"
 
+#include <algorithm>
+
+#include "base/convert.h"
 #include "base/error.h"
 #include "base/random.h"
 
@@ -16,34 +19,44 @@ Tensor fused(const std::vector<Tensor>& tensors, int first, int count) {
   return head.shape.rank() == 1 ? Tensor(head.data, head.dtype, {rows}) : Tensor(head.data, head.dtype, {rows, head.shape[1]});
 }
 
-static std::vector<LocalBucket> take_buckets(const ShardMap& map, int first_unit, int last_unit, Mesh& mesh, Device& device) {
-  std::vector<LocalBucket> local;
+static LocalBucket take_bucket(const Bucket& bucket, const ShardMap& map, const Precision& precision, Mesh& mesh, Device& device) {
   const int dp = mesh.coordinate(Axis::Dp);
-  for (const Bucket& bucket : map.buckets()) {
-    if (bucket.unit < first_unit || bucket.unit >= last_unit) continue;
-    const bool whole = mesh.layout().zero == 0;
-    const bool repeats = !map.decl(bucket, bucket.entries.front()).tied_to.empty();
-    LocalBucket entry{.bucket = &bucket,
-                      .weights = device.arena().permanent(bucket.key.compute, {bucket.elements}, MemoryCategory::Weights),
-                      .gradients = device.arena().permanent(bucket.key.gradient, {bucket.elements}, MemoryCategory::Gradients),
-                      .update_begin = whole ? 0 : bucket.bounds[dp],
-                      .update_end = whole ? bucket.elements : bucket.bounds[dp + 1],
-                      .owned_begin = bucket.bounds[dp],
-                      .owned_end = bucket.bounds[dp + 1],
-                      .counted = !repeats};
-    local.push_back(entry);
-  }
+  const bool whole = mesh.layout().zero == 0;
+  LocalBucket local{.bucket = &bucket,
+                    .weights = device.arena().permanent(bucket.key.compute, {bucket.elements}, MemoryCategory::Weights),
+                    .gradients = device.arena().permanent(bucket.key.gradient, {bucket.elements}, MemoryCategory::Gradients),
+                    .master = {},
+                    .master_is_weight = bucket.key.compute == precision.master,
+                    .update_begin = whole ? 0 : bucket.bounds[dp],
+                    .update_end = whole ? bucket.elements : bucket.bounds[dp + 1],
+                    .owned_begin = bucket.bounds[dp],
+                    .owned_end = bucket.bounds[dp + 1],
+                    .counted = map.decl(bucket, bucket.entries.front()).tied_to.empty()};
+  local.master = local.master_is_weight
+                     ? local.weights.flat_range(local.update_begin, local.update_end)
+                     : device.arena().permanent(precision.master, {local.update_end - local.update_begin}, MemoryCategory::MasterWeights);
   return local;
 }
 
-ShardedParams::ShardedParams(const ShardMap& map, int first_unit, int last_unit, Mesh& mesh, Device& device)
+static std::vector<LocalBucket> take_buckets(const ShardMap& map, const Precision& precision, int first_unit, int last_unit, Mesh& mesh,
+                                             Device& device) {
+  std::vector<LocalBucket> buckets;
+  for (const Bucket& bucket : map.buckets()) {
+    if (bucket.unit >= first_unit && bucket.unit < last_unit) buckets.push_back(take_bucket(bucket, map, precision, mesh, device));
+  }
+  return buckets;
+}
+
+ShardedParams::ShardedParams(const ShardMap& map, const Precision& precision, uint64_t seed, int first_unit, int last_unit, Mesh& mesh,
+                             Device& device)
     : map_(map),
+      seed_(seed),
       zero_(mesh.layout().zero),
       mesh_(mesh),
       elementwise_(device.elementwise()),
       update_(device.update()),
       first_unit_(first_unit),
-      buckets_(take_buckets(map, first_unit, last_unit, mesh, device)),
+      buckets_(take_buckets(map, precision, first_unit, last_unit, mesh, device)),
       exchange_(buckets_, mesh, device) {
   for (int unit = first_unit; unit < last_unit; unit++) {
     UnitView view;
@@ -55,6 +68,7 @@ ShardedParams::ShardedParams(const ShardMap& map, int first_unit, int last_unit,
       const int64_t end = place.offset + decl.shape.elements();
       view.weights.push_back(local->weights.flat_range(place.offset, end).reshaped(decl.shape));
       view.gradients.push_back(local->gradients.flat_range(place.offset, end).reshaped(decl.shape));
+      view.rounding.emplace_back(seed, RandomPurpose::Rounding, "gradient of " + decl.name);
     }
     views_.push_back(std::move(view));
   }
@@ -93,10 +107,10 @@ void ShardedParams::reduce(Stream& stream) {
   }
 }
 
-void ShardedParams::add_norm(StepPartial* partial, Stream& stream) {
+void ShardedParams::add_norm(StepPartial* partial, const StepControl* control, Stream& stream) {
   for (const LocalBucket& local : buckets_) {
     stream.set_unit(local.bucket->unit);
-    if (local.counted) update_.gradient_norm(partial, local.gradients.flat_range(local.owned_begin, local.owned_end), stream);
+    if (local.counted) update_.gradient_norm(partial, local.gradients.flat_range(local.owned_begin, local.owned_end), control, stream);
   }
 }
 
@@ -109,19 +123,41 @@ void ShardedParams::gather_weights(Stream& stream) {
   }
 }
 
-void ShardedParams::initialize(uint64_t seed, Device& device) {
+/// Elements [begin, begin + to.elements()) of `values`, in the type of `to`.
+static void write_values(Tensor to, const std::vector<float>& values, int64_t begin, Device& device) {
+  std::vector<std::byte> bytes(static_cast<size_t>(to.bytes()));
+  convert(bytes.data(), to.dtype, values.data() + begin, DType::f32, to.elements());
+  device.write(to, bytes.data(), to.bytes());
+}
+
+static std::vector<float> initial_values(const ParamDecl& decl, uint64_t seed) {
+  std::vector<float> values(static_cast<size_t>(decl.shape.elements()), static_cast<float>(decl.init.value));
+  if (decl.init.kind != Init::Kind::Normal) return values;
+  const RandomStream random(seed, RandomPurpose::Init, decl.name);
+  for (size_t i = 0; i < values.size(); i++) values[i] = random.normal(i) * static_cast<float>(decl.init.value);
+  return values;
+}
+
+void ShardedParams::initialize(Device& device) {
+  assign(
+      [&](const std::string& name) {
+        const ShardMap::Place place = map_.find(name);
+        return initial_values(map_.units()[place.unit].decls[place.decl], seed_);
+      },
+      device);
+}
+
+void ShardedParams::assign(const ValuesOf& values_of, Device& device) {
   if (device.is_null()) return;
-  std::vector<float> values;
   for (const LocalBucket& local : buckets_) {
     for (const BucketEntry& entry : local.bucket->entries) {
       const ParamDecl& decl = map_.decl(*local.bucket, entry);
-      const RandomStream random(seed, RandomPurpose::Init, decl.tied_to.empty() ? decl.name : decl.tied_to);
-      values.assign(static_cast<size_t>(decl.shape.elements()), static_cast<float>(decl.init.value));
-      if (decl.init.kind == Init::Kind::Normal) {
-        for (size_t i = 0; i < values.size(); i++) values[i] = random.normal(i) * static_cast<float>(decl.init.value);
-      }
-      const Tensor weight = local.weights.flat_range(entry.offset, entry.offset + decl.shape.elements());
-      device.write(weight, values.data(), weight.bytes());
+      const std::vector<float> values = values_of(decl.tied_to.empty() ? decl.name : decl.tied_to);
+      const int64_t end = entry.offset + decl.shape.elements();
+      write_values(local.weights.flat_range(entry.offset, end), values, 0, device);
+      const int64_t from = std::max(entry.offset, local.update_begin), to = std::min(end, local.update_end);
+      if (local.master_is_weight || from >= to) continue;
+      write_values(local.master.flat_range(from - local.update_begin, to - local.update_begin), values, from - entry.offset, device);
     }
   }
 }

@@ -7,13 +7,14 @@
 namespace tessera::op_test {
 namespace {
 
-/// Random operands of one call; q, k and v are column ranges of one matrix, and so are their gradients.
+/// Random operands of one call, as the type under test holds them; q, k and v are column ranges of one matrix, and so are their gradients.
 struct Operands {
-  explicit Operands(AttentionShape shape) : s(shape) {}
+  explicit Operands(AttentionShape shape, DType type = DType::f32) : s(shape), dtype(type) {}
+  std::vector<float> values(int64_t count, const char* name) const { return rounded_to(dtype, random_values(count, name)); }
   const AttentionShape s;
+  const DType dtype;
   const int64_t N = s.B * s.T, Q = s.A * s.D, KV = s.K * s.D;
-  std::vector<float> q = random_values(N * Q, "q"), k = random_values(N * KV, "k"), v = random_values(N * KV, "v"),
-                     dy = random_values(N * Q, "dy");
+  std::vector<float> q = values(N * Q, "q"), k = values(N * KV, "k"), v = values(N * KV, "v"), dy = values(N * Q, "dy");
 };
 
 struct Results {
@@ -23,61 +24,80 @@ struct Results {
 
 Results run(const Operands& o, int threads) {
   TestDevice device = TestDevice::cpu(threads);
-  const Tensor fused = device.tensor({o.N, o.Q + 2 * o.KV}), gradients = device.tensor({o.N, o.Q + 2 * o.KV});
+  const int64_t width = o.Q + 2 * o.KV;
+  const Tensor fused = device.tensor({o.N, width}, o.dtype);
   const Tensor q = device.columns(fused, 0, o.Q, o.q), k = device.columns(fused, o.Q, o.Q + o.KV, o.k),
-               v = device.columns(fused, o.Q + o.KV, o.Q + 2 * o.KV, o.v);
-  const Tensor dq = gradients.column_range(0, o.Q), dk = gradients.column_range(o.Q, o.Q + o.KV),
-               dv = gradients.column_range(o.Q + o.KV, o.Q + 2 * o.KV);
-  const Tensor y = device.tensor({o.N, o.Q}), lse = device.tensor({o.s.B, o.s.A, o.s.T}), delta = device.tensor({o.s.B, o.s.A, o.s.T});
-  device->attention().attention_forward(y, lse, q, k, v, o.s, device.stream());
+               v = device.columns(fused, o.Q + o.KV, width, o.v);
   // What gradients hold before must not matter.
-  device->write(gradients, random_values(gradients.elements(), "old").data(), gradients.bytes());
-  device->attention().attention_backward(dq, dk, dv, delta, device.tensor({o.N, o.Q}, o.dy), q, k, v, y, lse, o.s, device.stream());
+  const Tensor gradients = device.tensor({o.N, width}, random_values(o.N * width, "old"), o.dtype);
+  const Tensor dq = gradients.column_range(0, o.Q), dk = gradients.column_range(o.Q, o.Q + o.KV),
+               dv = gradients.column_range(o.Q + o.KV, width);
+  const Shape statistics = {o.s.B, o.s.A, o.s.T};
+  const Tensor y = device.tensor({o.N, o.Q}, o.dtype), lse = device.tensor(statistics);
+  device->attention().attention_forward(y, lse, q, k, v, o.s, device.stream());
+  device->attention().attention_backward(dq, dk, dv, device.tensor(statistics), device.tensor({o.N, o.Q}, o.dy, o.dtype), q, k, v, y, lse,
+                                         o.s, device.stream());
   return {device.values(y), device.values(lse), device.values(dq), device.values(dk), device.values(dv)};
 }
 
 template <class Scalar>
-std::pair<reference::Attention<Scalar>, reference::AttentionGradients<Scalar>> by_plain_loops(const Operands& o) {
-  const auto q = converted<Scalar>(o.q), k = converted<Scalar>(o.k), v = converted<Scalar>(o.v);
-  const auto forward = reference::attention_forward(q, k, v, o.s);
-  return {forward, reference::attention_backward(converted<Scalar>(o.dy), q, k, v, forward, o.s)};
+reference::Attention<Scalar> forward_by_plain_loops(const Operands& o) {
+  return reference::attention_forward(converted<Scalar>(o.q), converted<Scalar>(o.k), converted<Scalar>(o.v), o.s);
 }
 
-class AttentionOps : public testing::TestWithParam<AttentionShape> {};
+/// From the y and lse that the backward was given.
+template <class Scalar>
+reference::AttentionGradients<Scalar> backward_by_plain_loops(const Operands& o, const Results& given) {
+  return reference::attention_backward(converted<Scalar>(o.dy), converted<Scalar>(o.q), converted<Scalar>(o.k), converted<Scalar>(o.v),
+                                       {converted<Scalar>(given.y), converted<Scalar>(given.lse)}, o.s);
+}
+
+void expect_exact_forward(const Operands& o, const Results& ours) {
+  const auto exact = forward_by_plain_loops<double>(o);
+  const auto plain = forward_by_plain_loops<float>(o);
+  expect_as_exact_as_plain_code("y", ours.y, plain.y, exact.y, o.dtype);
+  expect_as_exact_as_plain_code("lse", ours.lse, plain.lse, exact.lse);
+}
+
+class AttentionOps : public testing::TestWithParam<std::tuple<AttentionShape, DType>> {
+ protected:
+  const Operands operands{std::get<AttentionShape>(GetParam()), std::get<DType>(GetParam())};
+};
 
 TEST_P(AttentionOps, ForwardAndBackwardAreAsExactAsPlainCode) {
-  const Operands operands(GetParam());
   const Results ours = run(operands, 2);
-  const auto [exact, exact_gradients] = by_plain_loops<double>(operands);
-  const auto [plain, plain_gradients] = by_plain_loops<float>(operands);
-  expect_as_exact_as_plain_code("y", ours.y, plain.y, exact.y);
-  expect_as_exact_as_plain_code("lse", ours.lse, plain.lse, exact.lse);
-  expect_as_exact_as_plain_code("dv", ours.dv, plain_gradients.dv, exact_gradients.dv);
-  if (GetParam().T == 1) {  // one key has weight 1 whatever its score: dq and dk are zero, and rounding is all that is left of them
+  expect_exact_forward(operands, ours);
+  const auto exact = backward_by_plain_loops<double>(operands, ours);
+  const auto plain = backward_by_plain_loops<float>(operands, ours);
+  expect_as_exact_as_plain_code("dv", ours.dv, plain.dv, exact.dv, operands.dtype);
+  if (operands.s.T == 1) {  // one key has weight 1 whatever its score: dq and dk are zero, and rounding is all that is left of them
     for (const auto& gradient : {ours.dq, ours.dk}) {
       for (float value : gradient) EXPECT_NEAR(value, 0, 1e-5);
     }
     return;
   }
-  expect_as_exact_as_plain_code("dq", ours.dq, plain_gradients.dq, exact_gradients.dq);
-  expect_as_exact_as_plain_code("dk", ours.dk, plain_gradients.dk, exact_gradients.dk);
+  expect_as_exact_as_plain_code("dq", ours.dq, plain.dq, exact.dq, operands.dtype);
+  expect_as_exact_as_plain_code("dk", ours.dk, plain.dk, exact.dk, operands.dtype);
 }
 
 TEST_P(AttentionOps, BitsDependNeitherOnTheRunNorOnTheNumberOfThreads) {
-  const Operands operands(GetParam());
   const Results first = run(operands, 1);
   EXPECT_TRUE(run(operands, 1) == first);
   EXPECT_TRUE(run(operands, 2) == first);
   EXPECT_TRUE(run(operands, 5) == first) << "with more threads than heads";
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    OneElementOddSizesRealWidths, AttentionOps,
-    testing::Values(AttentionShape{.B = 1, .T = 1, .A = 1, .K = 1, .D = 1}, AttentionShape{.B = 3, .T = 1, .A = 2, .K = 1, .D = 8},
-                    AttentionShape{.B = 2, .T = 7, .A = 3, .K = 3, .D = 5}, AttentionShape{.B = 2, .T = 63, .A = 2, .K = 2, .D = 24},
-                    AttentionShape{.B = 1, .T = 65, .A = 1, .K = 1, .D = 40}, AttentionShape{.B = 1, .T = 130, .A = 4, .K = 2, .D = 16},
-                    AttentionShape{.B = 2, .T = 128, .A = 2, .K = 1, .D = 64}, AttentionShape{.B = 1, .T = 300, .A = 1, .K = 1, .D = 128},
-                    AttentionShape{.B = 1, .T = 70, .A = 1, .K = 1, .D = 256}));
+INSTANTIATE_TEST_SUITE_P(OneTokenOddSizesRealWidths, AttentionOps,
+                         testing::Combine(testing::Values(AttentionShape{.B = 1, .T = 1, .A = 1, .K = 1, .D = 8},
+                                                          AttentionShape{.B = 3, .T = 1, .A = 2, .K = 1, .D = 16},
+                                                          AttentionShape{.B = 2, .T = 7, .A = 3, .K = 3, .D = 8},
+                                                          AttentionShape{.B = 2, .T = 63, .A = 2, .K = 2, .D = 24},
+                                                          AttentionShape{.B = 1, .T = 65, .A = 1, .K = 1, .D = 40},
+                                                          AttentionShape{.B = 1, .T = 130, .A = 4, .K = 2, .D = 16},
+                                                          AttentionShape{.B = 2, .T = 128, .A = 2, .K = 1, .D = 64},
+                                                          AttentionShape{.B = 1, .T = 300, .A = 1, .K = 1, .D = 128},
+                                                          AttentionShape{.B = 1, .T = 70, .A = 1, .K = 1, .D = 256}),
+                                          testing::ValuesIn(compute_types)));
 
 TEST(AttentionReference, GradientsAreTheCentralDifferences) {
   const AttentionShape s{.B = 2, .T = 4, .A = 2, .K = 1, .D = 3};
@@ -92,33 +112,52 @@ TEST(AttentionReference, GradientsAreTheCentralDifferences) {
 }
 
 TEST(AttentionCausality, ALaterTokenChangesNothingBefore) {
-  Operands operands({.B = 1, .T = 100, .A = 2, .K = 2, .D = 16});
-  const Results before = run(operands, 2);
-  const int64_t changed = 77;
-  for (int64_t i = changed * operands.Q; i < operands.N * operands.Q; i++) operands.q[i] += 1, operands.k[i] -= 1, operands.v[i] += 2;
-  const Results after = run(operands, 2);
-  const int64_t prefix = changed * operands.Q;
-  EXPECT_TRUE(std::equal(before.y.begin(), before.y.begin() + prefix, after.y.begin()));
-  EXPECT_FALSE(std::equal(before.y.begin() + prefix, before.y.end(), after.y.begin() + prefix));
+  for (const DType dtype : compute_types) {
+    Operands operands({.B = 1, .T = 100, .A = 2, .K = 2, .D = 16}, dtype);
+    const Results before = run(operands, 2);
+    const int64_t changed = 77;
+    for (int64_t i = changed * operands.Q; i < operands.N * operands.Q; i++) operands.q[i] += 1, operands.k[i] -= 1, operands.v[i] += 2;
+    const Results after = run(operands, 2);
+    const int64_t prefix = changed * operands.Q;
+    EXPECT_TRUE(std::equal(before.y.begin(), before.y.begin() + prefix, after.y.begin())) << name_of(dtype);
+    EXPECT_FALSE(std::equal(before.y.begin() + prefix, before.y.end(), after.y.begin() + prefix)) << name_of(dtype);
+  }
 }
 
 TEST(AttentionNumerics, LargeScoresDoNotOverflow) {
-  Operands operands({.B = 1, .T = 90, .A = 1, .K = 1, .D = 8});
-  for (float& value : operands.q) value *= 100;
-  for (float& value : operands.k) value *= 100;
-  const Results ours = run(operands, 1);
-  const auto [exact, exact_gradients] = by_plain_loops<double>(operands);
-  const auto [plain, plain_gradients] = by_plain_loops<float>(operands);
-  expect_as_exact_as_plain_code("y", ours.y, plain.y, exact.y);
-  expect_as_exact_as_plain_code("lse", ours.lse, plain.lse, exact.lse);
+  for (const DType dtype : compute_types) {
+    Operands operands({.B = 1, .T = 90, .A = 1, .K = 1, .D = 8}, dtype);
+    for (float& value : operands.q) value *= 128;  // a power of two: the type holds it exactly
+    for (float& value : operands.k) value *= 128;
+    expect_exact_forward(operands, run(operands, 1));
+  }
 }
 
 TEST(AttentionNumerics, ANanInTheValuesReachesTheOutput) {
-  Operands operands({.B = 1, .T = 3, .A = 1, .K = 1, .D = 8});
-  operands.q[8] = NAN;  // token 1
-  const Results ours = run(operands, 1);
-  EXPECT_TRUE(std::isfinite(ours.y[0]));
-  EXPECT_TRUE(std::isnan(ours.y[8]));
+  for (const DType dtype : compute_types) {
+    Operands operands({.B = 1, .T = 3, .A = 1, .K = 1, .D = 8}, dtype);
+    operands.q[8] = NAN;  // token 1
+    const Results ours = run(operands, 1);
+    EXPECT_TRUE(std::isfinite(ours.y[0])) << name_of(dtype);
+    EXPECT_TRUE(std::isnan(ours.y[8])) << name_of(dtype);
+  }
+}
+
+// 3000 queries send the first key 3000 equal gradients: a sum kept in 16 bits would stop growing at 256 (bf16) or 2048 (fp16).
+TEST(AttentionNumerics, GradientsOfKeysAreSummedInFp32) {
+  const AttentionShape s{.B = 1, .T = 3000, .A = 1, .K = 1, .D = 8};
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    TestDevice device = TestDevice::cpu();
+    const auto zeros = [&] { return device.tensor({s.T, s.D}, dtype); };
+    const Tensor dv = zeros(), dy = device.tensor({s.T, s.D}, std::vector<float>(s.T * s.D, 1), dtype), lse = device.tensor({1, 1, s.T});
+    // Scores and lse of zero: every query gives each key before it the weight 1.
+    device->attention().attention_backward(zeros(), zeros(), dv, device.tensor({1, 1, s.T}), dy, zeros(), zeros(), zeros(), zeros(), lse, s,
+                                           device.stream());
+    const auto values = device.values(dv);
+    for (int64_t t = 0; t < s.T; t++) {
+      ASSERT_EQ(values[t * s.D], rounded_to(dtype, {static_cast<float>(s.T - t)})[0]) << name_of(dtype) << " token " << t;
+    }
+  }
 }
 
 TEST(AttentionChecks, WrongShapesAreInternalErrors) {
@@ -132,22 +171,41 @@ TEST(AttentionChecks, WrongShapesAreInternalErrors) {
   EXPECT_THROW(forward({2, 3, 4, 2, 8}, 32, 16, {2, 3, 4}), InternalError);
   EXPECT_THROW(forward({2, 3, 4, 3, 8}, 32, 24, {2, 4, 3}), InternalError) << "4 heads do not share 3";
   EXPECT_THROW(forward({2, 3, 1, 1, 264}, 264, 264, {2, 1, 3}), InternalError) << "wider than a tile";
+  EXPECT_THROW(forward({2, 3, 1, 1, 12}, 12, 12, {2, 1, 3}), InternalError) << "no multiple of 8";
+}
+
+TEST(AttentionChecks, MatricesOfSeveralTypesAreInternalErrors) {
+  TestDevice device = TestDevice::null();
+  const auto forward = [&](DType y, DType q, DType k, DType lse) {
+    const auto matrix = [&](DType dtype) { return device.tensor({6, 8}, dtype); };
+    device->attention().attention_forward(matrix(y), device.tensor({2, 1, 3}, lse), matrix(q), matrix(k), matrix(q), {2, 3, 1, 1, 8},
+                                          device.stream());
+  };
+  EXPECT_NO_THROW(forward(DType::bf16, DType::bf16, DType::bf16, DType::f32));
+  EXPECT_THROW(forward(DType::f32, DType::bf16, DType::bf16, DType::f32), InternalError);
+  EXPECT_THROW(forward(DType::bf16, DType::bf16, DType::f16, DType::f32), InternalError);
+  EXPECT_THROW(forward(DType::bf16, DType::bf16, DType::bf16, DType::bf16), InternalError);
+  EXPECT_THROW(forward(DType::f64, DType::f64, DType::f64, DType::f32), InternalError);
 }
 
 TEST(AttentionTrace, NullRecordsWhatCpuRecordsAndPricesTheCausalHalf) {
   const AttentionShape s{2, 3, 4, 2, 8};
-  const auto both = [&](TestDevice& device) {
-    const Tensor q = device.tensor({6, 32}), k = device.tensor({6, 16}), lse = device.tensor({2, 4, 3});
-    device->attention().attention_forward(q, lse, q, k, k, s, device.stream());
-    device->attention().attention_backward(q, k, k, lse, q, q, k, k, q, lse, s, device.stream());
-  };
-  expect_same_trace_on_null(2, both);
-  TestDevice device = TestDevice::null();
-  Trace trace;
-  device.stream().set_trace(&trace), both(device);
-  const double pairs = 2 * 4 * (1 + 2 + 3);
-  EXPECT_EQ(trace[0].info.flops, 4 * 8 * pairs);
-  EXPECT_EQ(trace[1].info.flops, 10 * 8 * pairs);
+  for (const DType dtype : compute_types) {
+    const auto both = [&](TestDevice& device) {
+      const Tensor q = device.tensor({6, 32}, dtype), k = device.tensor({6, 16}, dtype), lse = device.tensor({2, 4, 3});
+      device->attention().attention_forward(q, lse, q, k, k, s, device.stream());
+      device->attention().attention_backward(q, k, k, lse, q, q, k, k, q, lse, s, device.stream());
+    };
+    expect_same_trace_on_null(2, both);
+    TestDevice device = TestDevice::null();
+    Trace trace;
+    device.stream().set_trace(&trace), both(device);
+    const double pairs = 2 * 4 * (1 + 2 + 3);
+    EXPECT_EQ(trace[0].info.flops, 4 * 8 * pairs);
+    EXPECT_EQ(trace[1].info.flops, 10 * 8 * pairs);
+    EXPECT_EQ(trace[0].info.read_bytes, bytes_of(dtype) * 6 * (32 + 16 + 16));
+    EXPECT_EQ(trace[0].info.write_bytes, bytes_of(dtype) * 6 * 32 + 4 * 2 * 4 * 3);
+  }
 }
 
 }  // namespace

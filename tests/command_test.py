@@ -64,10 +64,27 @@ class Command(unittest.TestCase):
         self.expect_error(2, ["did you mean `gpt2-124m`"], "plan", "--set", "model.preset=gpt2-123m")
         self.expect_error(3, ["/nothing.idx"], "train", run, "--set", "data.path=/nothing")
         self.expect_error(3, ["beyond the vocabulary"], "train", run, "--set", "model.vocab=20")
+        lines = self.path / "lines.jsonl"
+        lines.write_text('{"text": "one"}\n{"body": "two"}\n')
+        self.expect_error(3, ["lines.jsonl, line 2: no field `text`", "strings here: body"], "tokenize", "encode", "--model", self.path / "tok.model",
+                          "--input", lines, "--output", self.path / "lines")
         self.expect_error(3, ["holds no run"], "sample", self.path / "nothing")
         self.expect_error(4, ["needed", "activations", "train.micro_batch_size"], "train", run, "--set", "model.layers=400", "model.hidden=8192", "model.heads=64",
                           "--run-dir", self.path / "huge")
         self.assertFalse((self.path / "huge").exists())
+
+    def test_several_data_sets_of_several_formats_train_and_are_evaluated(self):
+        (self.path / "raw.bin").write_bytes(bytes(2 * (i % 2) * (i // 2 % 90) for i in range(8000)))
+        lines = self.path / "story.jsonl"
+        lines.write_text("".join(json.dumps({"n": i, "story": f"line {i} says {i * 7 % 97}\n" * 40}) + "\n" for i in range(20)))
+        result = tessera("tokenize", "encode", "--model", self.path / "tok.model", "--input", lines, "--text-key", "story", "--output", self.path / "story")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("20 documents", result.stderr)
+        directory = self.path / "mixed"
+        result = tessera("train", self.run_toml, "--run-dir", directory, "--set", "train.steps=3", "data.path=",
+                         f"data.paths={self.path}/data,{self.path}/story,{self.path}/raw.bin", "data.weights=[0.5, 0.3, 0.2]")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("held-out loss", tessera("eval", directory).stdout)
 
     def test_a_command_line_is_answered_like_a_configuration(self):
         run = self.run_toml

@@ -17,6 +17,17 @@ TEST(Decls, TheGpt2SizesHaveExactlyTheirPublishedParameters) {
   EXPECT_EQ(parameters("gpt2-1558m"), 1557611200);
 }
 
+TEST(Decls, TheLlamaSizesHaveExactlyTheirPublishedParameters) {
+  EXPECT_EQ(parameters("llama-7b"), 6738415616);
+  EXPECT_EQ(parameters("llama-13b"), 13015864320);
+  EXPECT_EQ(parameters("llama-33b"), 32528943616);
+  EXPECT_EQ(parameters("llama-65b"), 65285660672);
+  EXPECT_EQ(parameters("llama-3.2-1b"), 1235814400);
+  EXPECT_EQ(parameters("llama-3-8b"), 8030261248);
+  EXPECT_EQ(parameters("llama-3-70b"), 70553706496);
+  EXPECT_EQ(parameters("llama-3-405b"), 405853388800);
+}
+
 TEST(Decls, TheGpt3AndMegatronSizesLieNearTheirNominalOnes) {
   // Nominal sizes: Brown et al. 2020, Table 2.1; Narayanan et al. 2021, Table 1 (which gives a decimal more).
   const std::vector<std::pair<const char*, double>> nominal = {

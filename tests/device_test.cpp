@@ -50,7 +50,7 @@ TEST(CpuDevice, WhatIsWrittenIsRead) {
 
 TEST(CpuDevice, MeasuresAMatmulRate) {
   const auto device = Device::cpu(1);
-  const double rate = measured_matmul_flops_per_second(*device);
+  const double rate = measured_matmul_flops_per_second(*device, DType::f32);
   EXPECT_GT(rate, 1e8);
   EXPECT_LT(rate, 1e15);
   EXPECT_EQ(device->compute().profile().op_calls[static_cast<int>(OpKind::LinearForward)][static_cast<int>(Phase::Setup)], 0)
@@ -71,7 +71,7 @@ TEST(NullDevice, CountsFromItsBirthAndTouchesNoMemory) {
 
 TEST(NullDevice, HasNoSpeedAndTakesNoTime) {
   const auto device = Device::null({});
-  EXPECT_THROW(measured_matmul_flops_per_second(*device), InternalError);
+  EXPECT_THROW(measured_matmul_flops_per_second(*device, DType::f32), InternalError);
   EXPECT_FALSE(device->compute().timed());
   EXPECT_TRUE(Device::cpu(1)->compute().timed());
 }

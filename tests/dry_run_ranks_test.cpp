@@ -5,7 +5,7 @@
 
 #include "engine/dry_run.h"
 #include "engine/trainer.h"
-#include "planner/formula.h"
+#include "planner/question.h"
 #include "tests/tiny_run.h"
 
 namespace tessera {
@@ -42,7 +42,7 @@ TEST_P(Layouts, TheTraceOnNullEqualsTheTraceOnCpuOpByOp) {
 TEST_P(Layouts, EveryStepHasTheSameTrace) {
   TinyRun tiny = this->tiny();
   tiny.finish = [&](Trainer& trainer) {
-    const RandomTokens tokens(trainer.run().model.vocab);
+    const RandomSamples tokens(trainer.run().model.vocab);
     Trace second, third;
     trainer.device().compute().set_trace(&second), trainer.train_step(1, &tokens, false);
     trainer.device().compute().set_trace(&third), trainer.train_step(2, &tokens, false);
@@ -57,7 +57,7 @@ TEST_P(Layouts, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
   TinyRun tiny = this->tiny();
   const ResolvedRun run = resolve_tiny(tiny);
   tiny.finish = [&](Trainer& trainer) {
-    const RandomTokens tokens(run.model.vocab);
+    const RandomSamples tokens(run.model.vocab);
     trainer.evaluate(&tokens, 1);
     const DryRun dry = dry_run(run, trainer.mesh().rank(), trainer.device().traits());
     EXPECT_EQ(trainer.device().arena().size(), dry.size);
@@ -75,10 +75,16 @@ TEST_P(Layouts, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
 TEST_P(Layouts, TheFormulaEqualsTheDryRun) {
   const ResolvedRun run = resolve_tiny(tiny());
   for (int rank = 0; rank < run.layout.ranks(); rank++) {
-    MemoryTable table = predict_memory(run.model, run.layout, run.micro_batch, rank);
+    MemoryTable table = predict_memory(memory_question(run), rank);
     add_memory_rows(table, rank, dry_run(run, rank, {.threads = 1}).use, &MemoryRow::dry_run_bytes);
-    for (MemoryCategory category : {MemoryCategory::Weights, MemoryCategory::Gradients, MemoryCategory::OptimizerStates}) {
+    for (MemoryCategory category :
+         {MemoryCategory::Weights, MemoryCategory::MasterWeights, MemoryCategory::Gradients, MemoryCategory::OptimizerStates}) {
       const MemoryRow* row = table.find(rank, MemorySpace::Device, category);
+      if (!row) {
+        EXPECT_EQ(category, MemoryCategory::MasterWeights);
+        EXPECT_EQ(run.precision.master, run.precision.compute);
+        continue;
+      }
       EXPECT_EQ(row->formula_bytes, row->dry_run_bytes) << name_of(category);
     }
     const MemoryRow* activations = table.find(rank, MemorySpace::Device, MemoryCategory::Activations);
@@ -86,13 +92,23 @@ TEST_P(Layouts, TheFormulaEqualsTheDryRun) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DryRunRanks, Layouts,
-                         testing::Values(std::pair(std::vector<std::string>{}, 1), std::pair(std::vector<std::string>{"parallel.pp=2"}, 2),
-                                         std::pair(std::vector<std::string>{"parallel.pp=4", "parallel.schedule=gpipe"}, 4),
-                                         std::pair(std::vector<std::string>{"parallel.pp=2", "model.tied=false"}, 2),
-                                         std::pair(std::vector<std::string>{"parallel.dp=2"}, 2),
-                                         std::pair(std::vector<std::string>{"parallel.dp=3", "parallel.zero=1", "train.batch_size=12"}, 3),
-                                         std::pair(std::vector<std::string>{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4)));
+INSTANTIATE_TEST_SUITE_P(
+    DryRunRanks, Layouts,
+    testing::Values(std::pair(std::vector<std::string>{}, 1), std::pair(std::vector<std::string>{"precision.compute=bf16"}, 1),
+                    std::pair(std::vector<std::string>{"precision.compute=fp16", "parallel.pp=2"}, 2),
+                    std::pair(std::vector<std::string>{"precision.compute=bf16", "precision.gradients=bf16", "precision.moments=bf16",
+                                                       "parallel.dp=2", "parallel.zero=1"},
+                              2),
+                    std::pair(std::vector<std::string>{"precision.compute=bf16", "precision.master=bf16", "optimizer.name=momentum"}, 1),
+                    std::pair(std::vector<std::string>{"model.architecture=llama", "model.kv_heads=2", "model.tied=false", "parallel.pp=2"},
+                              2),
+                    std::pair(std::vector<std::string>{"model.architecture=llama", "precision.compute=bf16"}, 1),
+                    std::pair(std::vector<std::string>{"parallel.pp=2"}, 2),
+                    std::pair(std::vector<std::string>{"parallel.pp=4", "parallel.schedule=gpipe"}, 4),
+                    std::pair(std::vector<std::string>{"parallel.pp=2", "model.tied=false"}, 2),
+                    std::pair(std::vector<std::string>{"parallel.dp=2"}, 2),
+                    std::pair(std::vector<std::string>{"parallel.dp=3", "parallel.zero=1", "train.batch_size=12"}, 3),
+                    std::pair(std::vector<std::string>{"parallel.dp=2", "parallel.pp=2", "parallel.zero=1"}, 4)));
 
 TEST(DryRun, CountsMoreThanTwoTebibytesForGpt3175bOnOneRank) {
   RunConfig config;

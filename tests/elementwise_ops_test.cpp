@@ -2,37 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "base/error.h"
-#include "tests/op_test.h"
-#include "tests/reference_elementwise.h"
+#include "tests/elementwise_checks.h"
 
 namespace tessera {
 namespace {
 
 using namespace op_test;
 
-const std::vector<int64_t> lengths = {1, 15, 16, 1023, 100003};  // the last one wakes a team
-
-/// Row numbers sorted stably by token.
-std::vector<int32_t> sorted_by_token(const std::vector<int32_t>& tokens) {
-  std::vector<int32_t> order(tokens.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return tokens[a] < tokens[b]; });
-  return order;
-}
-
-/// Tokens as text has them: few are frequent, most are rare.
-std::vector<int32_t> random_tokens(int64_t count, int64_t V) {
-  const RandomStream stream(7, RandomPurpose::Sample);
-  std::vector<int32_t> tokens(count);
-  for (int64_t i = 0; i < count; i++) {
-    const double u = stream.uniform(i);
-    tokens[i] = static_cast<int32_t>(u * u * u * static_cast<double>(V));
-  }
-  return tokens;
-}
+const std::vector<int64_t> lengths = {1, 15, 16, 33, 1023, 100003};  // the last one wakes a team
 
 TEST(Elementwise, ZeroAndCopyTouchExactlyTheirTensor) {
   TestDevice device = TestDevice::cpu();
@@ -58,51 +37,45 @@ TEST(Elementwise, CopyTakesAnyDType) {
   EXPECT_EQ(std::memcmp(to.data, bytes, 5), 0);
 }
 
+TEST(Elementwise, CastMultipliesInFp32AndRoundsOnceFromEachTypeToEach) {
+  TestDevice device = TestDevice::cpu();
+  for (const DType from : compute_types) {
+    for (const DType to : compute_types) {
+      for (const int64_t n : lengths) check_cast(device, n, from, to, 1);
+      check_cast(device, 1000, from, to, 1 / 3.0f);
+    }
+  }
+}
+
+TEST(Elementwise, CastScalesInPlaceWithinAType) {
+  TestDevice device = TestDevice::cpu();
+  for (const DType dtype : compute_types) {
+    const Tensor x = device.tensor({100}, std::vector<float>(100, 3), dtype);
+    device->elementwise().cast(x, x, 0.5f, device.stream());
+    EXPECT_EQ(device.values(x), std::vector<float>(100, 1.5f));
+  }
+}
+
 TEST(Elementwise, AddIsOneRoundedAdditionAndMayWorkInPlace) {
   TestDevice device = TestDevice::cpu();
-  for (const int64_t n : lengths) {
-    const std::vector<float> a = random_values(n, "a"), b = random_values(n, "b");
-    std::vector<float> expected(n);
-    for (int64_t i = 0; i < n; i++) expected[i] = a[i] + b[i];
-    const Tensor a_tensor = device.tensor({n}, a), b_tensor = device.tensor({n}, b), out = device.tensor({n});
-    device->elementwise().add(out, a_tensor, b_tensor, device.stream());
-    EXPECT_EQ(device.values(out), expected) << n;
-    device->elementwise().add(a_tensor, a_tensor, b_tensor, device.stream());
-    EXPECT_EQ(device.values(a_tensor), expected) << n;
+  for (const DType dtype : compute_types) {
+    for (const int64_t n : lengths) check_add(device, n, dtype);
   }
 }
 
-TEST(Elementwise, OrderedSumAddsInRankOrder) {
+TEST(Elementwise, OrderedSumAddsInRankOrderAndRoundsOnce) {
   TestDevice device = TestDevice::cpu();
-  for (const int64_t n : lengths) {
-    for (const int64_t R : {1, 2, 5}) {
-      const std::vector<float> pieces = random_values(R * n, "pieces");
-      std::vector<float> expected(pieces.begin(), pieces.begin() + n);
-      for (int64_t r = 1; r < R; r++) {
-        for (int64_t i = 0; i < n; i++) expected[i] += pieces[r * n + i];
-      }
-      const Tensor out = device.tensor({n});
-      device->elementwise().ordered_sum(out, device.tensor({R, n}, pieces), device.stream());
-      EXPECT_EQ(device.values(out), expected) << R << " pieces of " << n;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int64_t n : lengths) {
+      for (const int64_t R : {1, 2, 5}) check_ordered_sum(device, R, n, dtype);
     }
   }
 }
 
-TEST(Gelu, ForwardAndBackwardAreAsExactAsPlainCode) {
+TEST(Gelu, ForwardAndBackwardAreAsExactAsPlainCodeInEveryType) {
   TestDevice device = TestDevice::cpu();
-  for (const int64_t n : lengths) {
-    const std::vector<float> x = random_values(n, "x", 3), dy = random_values(n, "dy");
-    std::vector<float> plain(n), plain_gradient(n);
-    std::vector<double> exact(n), exact_gradient(n);
-    for (int64_t i = 0; i < n; i++) {
-      plain[i] = reference::gelu(x[i]), plain_gradient[i] = dy[i] * reference::gelu_derivative(x[i]);
-      exact[i] = reference::gelu<double>(x[i]), exact_gradient[i] = dy[i] * reference::gelu_derivative<double>(x[i]);
-    }
-    const Tensor y = device.tensor({n}), dx = device.tensor({n}, dy), x_tensor = device.tensor({n}, x);
-    device->elementwise().gelu_forward(y, x_tensor, device.stream());
-    device->elementwise().gelu_backward(dx, dx, x_tensor, device.stream());
-    expect_as_exact_as_plain_code("y", device.values(y), plain, exact);
-    expect_as_exact_as_plain_code("dx", device.values(dx), plain_gradient, exact_gradient);
+  for (const DType dtype : compute_types) {
+    for (const int64_t n : lengths) check_gelu(device, n, dtype);
   }
 }
 
@@ -126,53 +99,106 @@ TEST(Gelu, ExtremesStayNumbersAndNanStaysNan) {
   EXPECT_TRUE(std::isnan(device.values(y)[7]) && std::isnan(device.values(dx)[7]));
 }
 
-struct EmbeddingSize {
-  int64_t sequences, T, H, V, P;
-};
-const std::vector<EmbeddingSize> embedding_sizes = {{1, 1, 1, 1, 1}, {3, 5, 7, 11, 6}, {4, 64, 768, 500, 128}};
-
-TEST(Embedding, ForwardIsOneRoundedAddition) {
+TEST(Swiglu, ForwardAndBackwardAreAsExactAsPlainCodeInEveryType) {
   TestDevice device = TestDevice::cpu();
-  for (const auto [sequences, T, H, V, P] : embedding_sizes) {
-    const int64_t N = sequences * T;
-    const std::vector<int32_t> tokens = random_tokens(N, V);
-    const std::vector<float> token_weight = random_values(V * H, "token"), position_weight = random_values(P * H, "position");
-    const Tensor h = device.tensor({N, H});
-    device->elementwise().embedding_forward(h, device.tensor({N}, tokens), device.tensor({V, H}, token_weight),
-                                            device.tensor({P, H}, position_weight), T, device.stream());
-    EXPECT_EQ(device.values(h), reference::embedding_forward(tokens, token_weight, position_weight, T, H)) << N;
+  for (const DType dtype : compute_types) {
+    for (const auto& [N, F] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 33}, {2, 1023}, {70, 688}}) {
+      check_swiglu(device, N, F, dtype);
+    }
   }
 }
 
-struct EmbeddingGradients {
-  std::vector<float> dtoken, dposition;
-};
-
-/// The tables' gradients hold `before` at the start.
-EmbeddingGradients embedding_backward(TestDevice& device, EmbeddingSize s, const std::vector<int32_t>& tokens, const std::vector<float>& dh,
-                                      float before) {
-  const int64_t N = s.sequences * s.T;
-  const Tensor dtoken = device.tensor({s.V, s.H}, std::vector<float>(s.V * s.H, before));
-  const Tensor dposition = device.tensor({s.P, s.H}, std::vector<float>(s.P * s.H, before)), dh_tensor = device.tensor({N, s.H}, dh);
-  device->elementwise().token_embedding_backward(dtoken, dh_tensor, device.tensor({N}, tokens), device.tensor({N}, sorted_by_token(tokens)),
-                                                 device.stream());
-  device->elementwise().position_embedding_backward(dposition, dh_tensor, s.T, device.stream());
-  return {device.values(dtoken), device.values(dposition)};
+TEST(Swiglu, ThePlainBackwardAgreesWithFiniteDifferences) {
+  const size_t F = 7;
+  std::vector<double> gate_up = converted<double>(random_values(3 * 2 * F, "gate_up", 3));
+  const std::vector<double> dy = converted<double>(random_values(3 * F, "dy"));
+  const auto loss = [&] { return dot(reference::swiglu_forward(gate_up, F), dy); };
+  EXPECT_LE(max_error(reference::swiglu_backward(dy, gate_up, F), central_differences(gate_up, loss)), 1e-8);
 }
 
-TEST(Embedding, BackwardIsAsExactAsPlainCodeAndAddsToWhatIsThere) {
+TEST(Swiglu, ExtremesStayNumbersAndNanStaysNan) {
   TestDevice device = TestDevice::cpu();
-  for (const EmbeddingSize& s : embedding_sizes) {
-    SCOPED_TRACE(testing::Message() << s.sequences << " x " << s.T << " x " << s.H);
-    const std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
-    const std::vector<float> dh = random_values(s.sequences * s.T * s.H, "dh");
+  const std::vector<float> gate = {-1e4f, -100, 0, 100, 1e4f, NAN};
+  std::vector<float> gate_up = gate;
+  gate_up.resize(12, 1);
+  const Tensor in = device.tensor({1, 12}, gate_up), y = device.tensor({1, 6}), din = device.tensor({1, 12});
+  device->elementwise().swiglu_forward(y, in, device.stream());
+  device->elementwise().swiglu_backward(din, device.tensor({1, 6}, std::vector<float>(6, 1)), in, device.stream());
+  for (size_t i = 0; i < 5; i++) {
+    EXPECT_NEAR(device.values(y)[i], std::max(gate[i], 0.0f), 1e-20) << gate[i];
+    EXPECT_NEAR(device.values(din)[i], gate[i] > 0 ? 1 : gate[i] < 0 ? 0 : 0.5, 1e-20) << gate[i];
+    EXPECT_NEAR(device.values(din)[6 + i], std::max(gate[i], 0.0f), 1e-20) << gate[i];
+  }
+  EXPECT_TRUE(std::isnan(device.values(y)[5]) && std::isnan(device.values(din)[5]) && std::isnan(device.values(din)[11]));
+}
+
+TEST(Rotary, TurnsTheHeadsOfAColumnRangeAsExactlyAsPlainCodeInEveryType) {
+  TestDevice device = TestDevice::cpu();
+  for (const DType dtype : compute_types) {
+    check_rotary(device, 1, 1, 1, 2, dtype);
+    check_rotary(device, 2, 5, 3, 24, dtype);
+    check_rotary(device, 2, 70, 5, 64, dtype);
+    check_rotary(device, 1, 3, 2, 256, dtype);
+  }
+}
+
+TEST(Rotary, TheProductOfAQueryAndAKeyDependsOnTheirDistanceAlone) {
+  const int64_t T = 12, D = 8;
+  const std::vector<double> q = converted<double>(random_values(D, "q")), k = converted<double>(random_values(D, "k")),
+                            table = converted<double>(rotary_table(T, D));
+  std::vector<double> queries, keys;
+  for (int64_t t = 0; t < T; t++) queries.insert(queries.end(), q.begin(), q.end()), keys.insert(keys.end(), k.begin(), k.end());
+  queries = reference::rotary(queries, D, table, T, D, Turn::Forward), keys = reference::rotary(keys, D, table, T, D, Turn::Forward);
+  const auto product = [&](int64_t at, int64_t distance) {
+    double sum = 0;
+    for (int64_t d = 0; d < D; d++) sum += queries[(at + distance) * D + d] * keys[at * D + d];
+    return sum;
+  };
+  for (int64_t at = 1; at + 3 < T; at++) EXPECT_NEAR(product(at, 3), product(0, 3), 1e-5);  // the table is fp32
+  EXPECT_GT(std::abs(product(0, 3) - product(0, 4)), 1e-2);
+}
+
+TEST(Rotary, ThePlainBackwardAgreesWithFiniteDifferences) {
+  const int64_t T = 3, D = 6, columns = 2 * D;
+  std::vector<double> x = converted<double>(random_values(2 * T * columns, "x"));
+  const std::vector<double> dy = converted<double>(random_values(2 * T * columns, "dy")), table = converted<double>(rotary_table(T, D));
+  const auto loss = [&] { return dot(reference::rotary(x, columns, table, T, D, Turn::Forward), dy); };
+  EXPECT_LE(max_error(reference::rotary(dy, columns, table, T, D, Turn::Backward), central_differences(x, loss)), 1e-8);
+}
+
+const std::vector<EmbeddingSize> embedding_sizes = {{1, 1, 1, 1, 1}, {3, 5, 7, 11, 6}, {4, 64, 768, 500, 128}};
+
+TEST(Embedding, ForwardIsOneRoundedAdditionOrACopy) {
+  TestDevice device = TestDevice::cpu();
+  for (const DType dtype : compute_types) {
+    for (const EmbeddingSize& size : embedding_sizes) check_embedding_forward(device, size, dtype);
+  }
+}
+
+TEST(Embedding, BackwardSumsInRowOrderAndRoundsEachElementByItsOwnHalfWord) {
+  TestDevice device = TestDevice::cpu();
+  for (const DType dtype : compute_types) {
+    for (const DType gradient : {DType::f32, DType::bf16}) {
+      for (const EmbeddingSize& size : embedding_sizes) check_embedding_backward(device, size, dtype, gradient);
+    }
+  }
+}
+
+TEST(Embedding, BackwardIsAsExactAsPlainCodeInEveryType) {
+  TestDevice device = TestDevice::cpu();
+  const EmbeddingSize s{4, 64, 768, 500, 128};
+  const std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
+  for (const DType dtype : compute_types) {
+    const std::vector<float> dh = rounded_to(dtype, random_values(s.sequences * s.T * s.H, "dh"));
     std::vector<float> dtoken(s.V * s.H, 0.5f), dposition(s.P * s.H, 0.5f);
     std::vector<double> exact_dtoken(s.V * s.H, 0.5), exact_dposition(s.P * s.H, 0.5);
     reference::embedding_backward(dtoken, dposition, dh, tokens, s.T, s.H);
     reference::embedding_backward(exact_dtoken, exact_dposition, converted<double>(dh), tokens, s.T, s.H);
-    const EmbeddingGradients ours = embedding_backward(device, s, tokens, dh, 0.5f);
-    expect_as_exact_as_plain_code("dtoken", ours.dtoken, dtoken, exact_dtoken);
-    expect_as_exact_as_plain_code("dposition", ours.dposition, dposition, exact_dposition);
+    for (const DType gradient : {DType::f32, DType::bf16}) {
+      const EmbeddingGradients ours = embedding_backward(device, s, tokens, dh, dtype, gradient, 0.5f);
+      expect_as_exact_as_plain_code("dtoken", ours.dtoken, dtoken, exact_dtoken, gradient);
+      expect_as_exact_as_plain_code("dposition", ours.dposition, dposition, exact_dposition, gradient);
+    }
   }
 }
 
@@ -196,34 +222,42 @@ TEST(Embedding, BackwardBitsDependNotOnThreadsEvenWhereOneTokenFillsTheBatch) {
   std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   for (const bool alone : {false, true}) {
     if (alone) std::fill(tokens.begin(), tokens.end(), 17);
-    const EmbeddingGradients expected = embedding_backward(one, s, tokens, dh, 0.5f), ours = embedding_backward(three, s, tokens, dh, 0.5f);
-    EXPECT_EQ(ours.dtoken, expected.dtoken);
-    EXPECT_EQ(ours.dposition, expected.dposition);
+    for (const DType gradient : {DType::f32, DType::bf16}) {
+      const EmbeddingGradients expected = embedding_backward(one, s, tokens, dh, DType::bf16, gradient, 0.5f),
+                               ours = embedding_backward(three, s, tokens, dh, DType::bf16, gradient, 0.5f);
+      EXPECT_EQ(ours.dtoken, expected.dtoken);
+      EXPECT_EQ(ours.dposition, expected.dposition);
+    }
   }
 }
 
 /// Every op once; the results of those with a number in it.
-std::vector<float> every_op(TestDevice& device) {
-  const int64_t N = 600, H = 131, V = 40, T = 300;
+std::vector<float> every_op(TestDevice& device, DType dtype, DType gradient) {
+  const int64_t N = 600, H = 132, V = 40, T = 300;
   const std::vector<int32_t> tokens = random_tokens(N, V);
-  const Tensor a = device.tensor({N, H}, random_values(N * H, "a")), b = device.tensor({N, H}, random_values(N * H, "b"));
-  const Tensor table = device.tensor({V, H}, random_values(V * H, "table")),
-               positions = device.tensor({T, H}, random_values(T * H, "positions"));
-  const Tensor token_tensor = device.tensor({N}, tokens), order = device.tensor({N}, sorted_by_token(tokens)),
-               out = device.tensor({N * H / 2});
+  const auto random = [&](Shape shape, const char* name) { return device.tensor(shape, random_values(shape.elements(), name), dtype); };
+  const Tensor a = random({N, H}, "a"), b = random({N, H}, "b"), table = random({V, H}, "table"), positions = random({T, H}, "positions"),
+               half = random({N, H / 2}, "half"), token_tensor = device.tensor({N}, tokens),
+               order = device.tensor({N}, sorted_by_token(tokens)), angles = device.tensor({T, 22}, rotary_table(T, 22)),
+               dtable = device.tensor({V, H}, gradient), dpositions = device.tensor({T, H}, gradient),
+               pieces = device.tensor({2, N * H / 2}, gradient), out = device.tensor({N * H / 2}, gradient);
   ElementwiseOps& ops = device->elementwise();
   Stream& stream = device.stream();
   ops.zero(out, stream);
   ops.embedding_forward(a, token_tensor, table, positions, T, stream);
   ops.gelu_forward(b, a, stream);
   ops.gelu_backward(a, b, a, stream);
+  ops.rotary(a.column_range(0, 88), angles, Turn::Forward, stream);
+  ops.swiglu_forward(half, a, stream);
+  ops.swiglu_backward(a, half, a, stream);
   ops.add(b, a, b, stream);
-  ops.token_embedding_backward(table, b, token_tensor, order, stream);
-  ops.position_embedding_backward(positions, b, T, stream);
-  ops.ordered_sum(out, b.reshaped({2, N * H / 2}), stream);
+  ops.token_embedding_backward(dtable, b, token_tensor, order, token_rounding(), stream);
+  ops.position_embedding_backward(dpositions, b, T, position_rounding(), stream);
+  ops.cast(pieces.reshaped({N, H}), b, 0.75f, stream);
+  ops.ordered_sum(out, pieces, stream);
   ops.copy(a, b, stream);
   std::vector<float> result;
-  for (const Tensor& tensor : {a, table, positions, out}) {
+  for (const Tensor& tensor : {a, dtable, dpositions, out}) {
     const std::vector<float> values = device.values(tensor);
     result.insert(result.end(), values.begin(), values.end());
   }
@@ -232,14 +266,33 @@ std::vector<float> every_op(TestDevice& device) {
 
 TEST(Elementwise, BitsDependNeitherOnThreadsNorOnTheRun) {
   TestDevice one = TestDevice::cpu(1), two = TestDevice::cpu(2), three = TestDevice::cpu(3);
-  const std::vector<float> expected = every_op(one);
-  EXPECT_EQ(every_op(one), expected);
-  EXPECT_EQ(every_op(two), expected);
-  EXPECT_EQ(every_op(three), expected);
+  for (const DType dtype : compute_types) {
+    for (const DType gradient : {DType::f32, DType::bf16}) {
+      const std::vector<float> expected = every_op(one, dtype, gradient);
+      EXPECT_EQ(every_op(one, dtype, gradient), expected);
+      EXPECT_EQ(every_op(two, dtype, gradient), expected);
+      EXPECT_EQ(every_op(three, dtype, gradient), expected);
+    }
+  }
 }
 
 TEST(Elementwise, TheNullDeviceRecordsTheSameOps) {
-  expect_same_trace_on_null(9, [](TestDevice& device) { every_op(device); });
+  for (const DType dtype : compute_types) {
+    expect_same_trace_on_null(13, [&](TestDevice& device) { every_op(device, dtype, DType::bf16); });
+  }
+}
+
+TEST(Elementwise, ThePriceCountsTheBytesOfEachType) {
+  TestDevice device = TestDevice::null();
+  Trace trace;
+  device.stream().set_trace(&trace);
+  device->elementwise().cast(device.tensor({10}, DType::bf16), device.tensor({10}), 1, device.stream());
+  device->elementwise().swiglu_forward(device.tensor({3, 5}, DType::f16), device.tensor({3, 10}, DType::f16), device.stream());
+  ASSERT_EQ(trace.size(), 2u);
+  EXPECT_EQ(trace[0].info.read_bytes, 40);
+  EXPECT_EQ(trace[0].info.write_bytes, 20);
+  EXPECT_EQ(trace[1].info.read_bytes, 60);
+  EXPECT_EQ(trace[1].info.write_bytes, 30);
 }
 
 TEST(Elementwise, AnEmptyTensorIsNoWork) {
@@ -247,13 +300,15 @@ TEST(Elementwise, AnEmptyTensorIsNoWork) {
   const Tensor nothing(nullptr, DType::f32, {0});
   device->elementwise().zero(nothing, device.stream());
   device->elementwise().copy(nothing, nothing, device.stream());
+  device->elementwise().cast(nothing, nothing, 2, device.stream());
   device->elementwise().ordered_sum(nothing, Tensor(nullptr, DType::f32, {2, 0}), device.stream());
 }
 
-TEST(Elementwise, WrongShapesAreInternalErrors) {
+TEST(Elementwise, WrongShapesAndTypesAreInternalErrors) {
   TestDevice device = TestDevice::null();
   const Tensor x = device.tensor({4, 32}), other = device.tensor({4, 31}), tokens = device.tensor({4}, DType::i32),
-               row = device.tensor({32});
+               row = device.tensor({32}), half = device.tensor({4, 16}), bf16 = device.tensor({4, 32}, DType::bf16),
+               f16 = device.tensor({4, 32}, DType::f16), table = device.tensor({4, 16});
   ElementwiseOps& ops = device->elementwise();
   Stream& stream = device.stream();
   EXPECT_THROW(ops.zero({}, stream), InternalError);
@@ -261,17 +316,34 @@ TEST(Elementwise, WrongShapesAreInternalErrors) {
   EXPECT_THROW(ops.copy(x, other, stream), InternalError);
   EXPECT_THROW(ops.copy(tokens, device.tensor({4}), stream), InternalError);
   EXPECT_THROW(ops.copy(x.row_range(0, 2), x.row_range(1, 3), stream), InternalError);
+  EXPECT_THROW(ops.cast(x, other, 1, stream), InternalError);
+  EXPECT_THROW(ops.cast(tokens, device.tensor({4}), 1, stream), InternalError);
+  EXPECT_THROW(ops.cast(Tensor(x.data, DType::bf16, {4, 32}), x, 1, stream), InternalError);
   EXPECT_THROW(ops.add(x, x, other, stream), InternalError);
+  EXPECT_THROW(ops.add(x, x, bf16, stream), InternalError);
+  EXPECT_THROW(ops.add(tokens, tokens, tokens, stream), InternalError);
   EXPECT_THROW(ops.gelu_forward(x, other, stream), InternalError);
+  EXPECT_THROW(ops.gelu_forward(bf16, x, stream), InternalError);
   EXPECT_THROW(ops.gelu_backward(x, other, x, stream), InternalError);
+  EXPECT_THROW(ops.swiglu_forward(half, other, stream), InternalError);
+  EXPECT_THROW(ops.swiglu_forward(half, bf16, stream), InternalError);
+  EXPECT_THROW(ops.swiglu_backward(other, half, x, stream), InternalError);
+  EXPECT_THROW(ops.rotary(other, table, Turn::Forward, stream), InternalError);
+  EXPECT_THROW(ops.rotary(x, device.tensor({3, 16}), Turn::Forward, stream), InternalError);
+  EXPECT_THROW(ops.rotary(x, device.tensor({4, 1}), Turn::Forward, stream), InternalError);
+  EXPECT_THROW(ops.rotary(x, device.tensor({4, 16}, DType::bf16), Turn::Forward, stream), InternalError);
   EXPECT_THROW(ops.ordered_sum(device.tensor({31}), x, stream), InternalError);
   EXPECT_THROW(ops.ordered_sum(x.row_range(1, 2).reshaped({32}), x, stream), InternalError);
+  EXPECT_THROW(ops.ordered_sum(device.tensor({32}, DType::f16), f16, stream), InternalError);
   EXPECT_THROW(ops.embedding_forward(x, row, x, x, 4, stream), InternalError);
   EXPECT_THROW(ops.embedding_forward(x, tokens, other, x, 4, stream), InternalError);
   EXPECT_THROW(ops.embedding_forward(x, tokens, x, x, 3, stream), InternalError);
+  EXPECT_THROW(ops.embedding_forward(x, tokens, x, {}, 3, stream), InternalError);
   EXPECT_THROW(ops.embedding_forward(x, tokens, x, x.row_range(0, 2), 4, stream), InternalError);
-  EXPECT_THROW(ops.token_embedding_backward(x, other, tokens, tokens, stream), InternalError);
-  EXPECT_THROW(ops.position_embedding_backward(x, x, 3, stream), InternalError);
+  EXPECT_THROW(ops.token_embedding_backward(x, other, tokens, tokens, {}, stream), InternalError);
+  EXPECT_THROW(ops.token_embedding_backward(f16, f16, tokens, tokens, {}, stream), InternalError);
+  EXPECT_THROW(ops.position_embedding_backward(x, x, 3, {}, stream), InternalError);
+  EXPECT_THROW(ops.position_embedding_backward(f16, x, 4, {}, stream), InternalError);
 }
 
 }  // namespace

@@ -11,67 +11,164 @@ struct Sizes {
   int64_t N, I, O;
 };
 
-class MatmulOps : public testing::TestWithParam<Sizes> {
+/// Random operands in the type under test; references see the rounded values.
+class MatmulOps : public testing::TestWithParam<std::tuple<Sizes, DType>> {
  protected:
-  const int64_t N = GetParam().N, I = GetParam().I, O = GetParam().O;
-  const std::vector<float> x = random_values(N * I, "x"), weight = random_values(O * I, "weight"), bias = random_values(O, "bias"),
-                           dy = random_values(N * O, "dy");
+  std::vector<float> values(int64_t count, const char* name) const { return rounded_to(dtype, random_values(count, name)); }
+  Tensor tensor(Shape shape, const std::vector<float>& of) { return device.tensor(shape, of, dtype); }
+
+  const DType dtype = std::get<DType>(GetParam());
+  const int64_t N = std::get<Sizes>(GetParam()).N, I = std::get<Sizes>(GetParam()).I, O = std::get<Sizes>(GetParam()).O;
+  const std::vector<float> x = values(N * I, "x"), weight = values(O * I, "weight"), bias = values(O, "bias"), dy = values(N * O, "dy");
   TestDevice device = TestDevice::cpu();
 };
 
 TEST_P(MatmulOps, ForwardIsAsExactAsPlainCode) {
-  const Tensor y = device.tensor({N, O});
-  device->matmul().linear_forward(y, device.tensor({N, I}, x), device.tensor({O, I}, weight), device.tensor({O}, bias), device.stream());
+  const Tensor y = device.tensor({N, O}, dtype);
+  device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), tensor({O}, bias), device.stream());
   const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), converted<double>(bias), N, I, O);
-  expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, bias, N, I, O), exact);
+  expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, bias, N, I, O), exact, dtype);
 }
 
 TEST_P(MatmulOps, ForwardWithoutABiasOverwritesTheOutput) {
-  const Tensor y = device.tensor({N, O}, random_values(N * O, "old"));
-  device->matmul().linear_forward(y, device.tensor({N, I}, x), device.tensor({O, I}, weight), {}, device.stream());
+  const Tensor y = tensor({N, O}, values(N * O, "old"));
+  device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), {}, device.stream());
   const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), {}, N, I, O);
-  expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, {}, N, I, O), exact);
+  expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, {}, N, I, O), exact, dtype);
 }
 
 TEST_P(MatmulOps, BackwardInputIsAsExactAsPlainCode) {
-  const Tensor dx = device.tensor({N, I}, random_values(N * I, "old"));
-  device->matmul().linear_backward_input(dx, device.tensor({N, O}, dy), device.tensor({O, I}, weight), device.stream());
+  const Tensor dx = tensor({N, I}, values(N * I, "old"));
+  device->matmul().linear_backward_input(dx, tensor({N, O}, dy), tensor({O, I}, weight), device.stream());
   const auto exact = reference::linear_backward_input(converted<double>(dy), converted<double>(weight), N, I, O);
-  expect_as_exact_as_plain_code("dx", device.values(dx), reference::linear_backward_input(dy, weight, N, I, O), exact);
+  expect_as_exact_as_plain_code("dx", device.values(dx), reference::linear_backward_input(dy, weight, N, I, O), exact, dtype);
 }
 
 TEST_P(MatmulOps, BackwardWeightAddsToWhatIsThereAsExactlyAsPlainCode) {
-  const auto old_weight = random_values(O * I, "old weight"), old_bias = random_values(O, "old bias");
-  const Tensor dweight = device.tensor({O, I}, old_weight), dbias = device.tensor({O}, old_bias);
-  device->matmul().linear_backward_weight(dweight, dbias, device.tensor({N, O}, dy), device.tensor({N, I}, x), device.stream());
-  auto exact_weight = converted<double>(old_weight), exact_bias = converted<double>(old_bias);
-  auto plain_weight = old_weight, plain_bias = old_bias;
-  reference::linear_backward_weight(exact_weight, exact_bias, converted<double>(dy), converted<double>(x), N, I, O);
-  reference::linear_backward_weight(plain_weight, plain_bias, dy, x, N, I, O);
-  expect_as_exact_as_plain_code("dweight", device.values(dweight), plain_weight, exact_weight);
-  expect_as_exact_as_plain_code("dbias", device.values(dbias), plain_bias, exact_bias);
+  for (const DType gradient : {DType::f32, DType::bf16}) {
+    const auto old_weight = rounded_to(gradient, random_values(O * I, "old weight")),
+               old_bias = rounded_to(gradient, random_values(O, "old bias"));
+    const Tensor dweight = device.tensor({O, I}, old_weight, gradient), dbias = device.tensor({O}, old_bias, gradient);
+    device->matmul().linear_backward_weight(dweight, dbias, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
+    auto exact_weight = converted<double>(old_weight), exact_bias = converted<double>(old_bias);
+    auto plain_weight = old_weight, plain_bias = old_bias;
+    reference::linear_backward_weight(exact_weight, exact_bias, converted<double>(dy), converted<double>(x), N, I, O);
+    reference::linear_backward_weight(plain_weight, plain_bias, dy, x, N, I, O);
+    expect_as_exact_as_plain_code("dweight", device.values(dweight), plain_weight, exact_weight, gradient);
+    expect_as_exact_as_plain_code("dbias", device.values(dbias), plain_bias, exact_bias, gradient);
+  }
 }
 
 TEST_P(MatmulOps, ColumnRangesOfWiderMatricesGiveTheSameAndTouchNothingElse) {
-  const auto column = [&](int64_t rows, int64_t width, const std::vector<float>& values) {
-    return device.columns(device.tensor({rows, width + 7}), 3, 3 + width, values);
+  const auto column = [&](int64_t rows, int64_t width, const std::vector<float>& of) {
+    return device.columns(device.tensor({rows, width + 7}, dtype), 3, 3 + width, of);
   };
-  const Tensor wide = device.tensor({N, O + 5}), y = wide.column_range(2, 2 + O), dense = device.tensor({N, O});
-  const Tensor w = device.tensor({O, I}, weight), b = device.tensor({O}, bias);
+  const double bound = std::max(1e-5, epsilon_of(dtype));
+  const Tensor wide = device.tensor({N, O + 5}, dtype), y = wide.column_range(2, 2 + O), dense = device.tensor({N, O}, dtype);
+  const Tensor w = tensor({O, I}, weight), b = tensor({O}, bias);
   device->matmul().linear_forward(y, column(N, I, x), w, b, device.stream());
-  device->matmul().linear_forward(dense, device.tensor({N, I}, x), w, b, device.stream());
-  EXPECT_LE(max_error(device.values(y), converted<double>(device.values(dense))), 1e-5);
+  device->matmul().linear_forward(dense, tensor({N, I}, x), w, b, device.stream());
+  EXPECT_LE(max_error(device.values(y), converted<double>(device.values(dense))), bound);
   EXPECT_EQ(device.values(wide.column_range(0, 2)), std::vector<float>(2 * N));
   EXPECT_EQ(device.values(wide.column_range(2 + O, 5 + O)), std::vector<float>(3 * N));
 
-  const Tensor sum = device.tensor({O}), dense_sum = device.tensor({O}), dweight = device.tensor({O, I});
-  device->matmul().linear_backward_weight(dweight, sum, column(N, O, dy), column(N, I, x), device.stream());
-  device->matmul().linear_backward_weight(dweight, dense_sum, device.tensor({N, O}, dy), device.tensor({N, I}, x), device.stream());
+  const Tensor sum = device.tensor({O}), dense_sum = device.tensor({O}), dweight = device.tensor({O, I}),
+               dense_dweight = device.tensor({O, I});
+  device->matmul().linear_backward_weight(dweight, sum, column(N, O, dy), column(N, I, x), {}, device.stream());
+  device->matmul().linear_backward_weight(dense_dweight, dense_sum, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
+  EXPECT_LE(max_error(device.values(dweight), converted<double>(device.values(dense_dweight))), 1e-5);
   EXPECT_EQ(device.values(sum), device.values(dense_sum));
 }
 
 INSTANTIATE_TEST_SUITE_P(OneElementOddSizesARealWidth, MatmulOps,
-                         testing::Values(Sizes{1, 1, 1}, Sizes{3, 5, 7}, Sizes{130, 33, 67}, Sizes{257, 96, 1}, Sizes{64, 768, 256}));
+                         testing::Combine(testing::Values(Sizes{1, 1, 1}, Sizes{3, 5, 7}, Sizes{130, 33, 67}, Sizes{257, 96, 1},
+                                                          Sizes{64, 768, 256}),
+                                          testing::ValuesIn(compute_types)));
+
+/// Sums of small integers are exact in any order, so that nothing is left to the library: every bit is known.
+std::vector<float> small_integers(int64_t count, const char* name) {
+  std::vector<float> values = random_values(count, name, 3);
+  for (float& value : values) value = std::round(value);
+  return values;
+}
+
+/// What storage in bf16 makes of sums, element e rounded by half word first + e.
+std::vector<float> stochastically(const std::vector<float>& sums, const RandomStream& rounding, uint64_t first) {
+  std::vector<float> values;
+  for (size_t e = 0; e < sums.size(); e++) values.push_back(rounded_stochastically(sums[e], rounding.half_word(first + e)));
+  return values;
+}
+
+TEST(MatmulGradients, InBf16AreRoundedOnceByTheHalfWordOfTheirElement) {
+  const int64_t N = 203, I = 77, O = 1200;
+  const RandomStream rounding(7, RandomPurpose::Rounding, "weight", 3);
+  const auto x = small_integers(N * I, "x"), dy = small_integers(N * O, "dy"), old_weight = small_integers(O * I, "old weight");
+  const std::vector<float> old_bias(O, 1000);  // bf16 holds 1000, and then every fourth integer
+  auto weight_sums = old_weight, bias_sums = old_bias;
+  reference::linear_backward_weight(weight_sums, bias_sums, dy, x, N, I, O);
+  for (const DType dtype : compute_types) {
+    TestDevice device = TestDevice::cpu();
+    const Tensor dweight = device.tensor({O, I}, old_weight, DType::bf16), dbias = device.tensor({O}, old_bias, DType::bf16);
+    device->matmul().linear_backward_weight(dweight, dbias, device.tensor({N, O}, dy, dtype), device.tensor({N, I}, x, dtype), rounding,
+                                            device.stream());
+    EXPECT_EQ(device.values(dweight), stochastically(weight_sums, rounding, 0)) << name_of(dtype);
+    EXPECT_EQ(device.values(dbias), stochastically(bias_sums, rounding, O * I)) << name_of(dtype);
+  }
+}
+
+// With one thread the workspace holds 2 Mi sums and panels of 1 Mi elements: each of the three extents is larger than a panel in turn.
+TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
+  const RandomStream rounding(7, RandomPurpose::Rounding, "weight", 3);
+  for (const auto& [N, I, O] : {Sizes{4, 5000, 600}, Sizes{600, 2000, 4}, Sizes{3, 12, 180000}, Sizes{2100, 16, 1100}}) {
+    const auto x = small_integers(N * I, "x"), weight = small_integers(O * I, "weight"), bias = small_integers(O, "bias"),
+               dy = small_integers(N * O, "dy");
+    std::vector<float> dweight_sums(O * I, 1000), none;
+    reference::linear_backward_weight(dweight_sums, none, dy, x, N, I, O);
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      TestDevice device = TestDevice::cpu(1);
+      const Tensor tx = device.tensor({N, I}, x, dtype), tw = device.tensor({O, I}, weight, dtype), tdy = device.tensor({N, O}, dy, dtype),
+                   y = device.tensor({N, O}, dtype), dx = device.tensor({N, I}, dtype);
+      const std::vector<float> old(O * I, 1000);
+      const Tensor dweight = device.tensor({O, I}, old), rounded_dweight = device.tensor({O, I}, old, DType::bf16);
+      device->matmul().linear_forward(y, tx, tw, device.tensor({O}, bias, dtype), device.stream());
+      device->matmul().linear_backward_input(dx, tdy, tw, device.stream());
+      device->matmul().linear_backward_weight(dweight, {}, tdy, tx, {}, device.stream());
+      device->matmul().linear_backward_weight(rounded_dweight, {}, tdy, tx, rounding, device.stream());
+      EXPECT_EQ(device.values(y), rounded_to(dtype, reference::linear_forward(x, weight, bias, N, I, O))) << name_of(dtype);
+      EXPECT_EQ(device.values(dx), rounded_to(dtype, reference::linear_backward_input(dy, weight, N, I, O))) << name_of(dtype);
+      EXPECT_EQ(device.values(dweight), dweight_sums) << name_of(dtype);
+      EXPECT_EQ(device.values(rounded_dweight), stochastically(dweight_sums, rounding, 0)) << name_of(dtype);
+    }
+  }
+}
+
+// The library's primitives are kept: one made for a product must not serve another, nor other operands.
+TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
+  const int64_t n = 48;
+  TestDevice device = TestDevice::cpu();
+  for (const DType dtype : compute_types) {
+    for (int repetition = 0; repetition < 2; repetition++) {
+      const auto values = [&](const char* name) { return small_integers(n * n, (name + std::to_string(repetition)).c_str()); };
+      const auto a = values("a"), b = values("b");
+      const std::vector<float> bias(n, 100);
+      const Tensor ta = device.tensor({n, n}, a, dtype), tb = device.tensor({n, n}, b, dtype), tbias = device.tensor({n}, bias, dtype);
+      const Tensor plain = device.tensor({n, n}, dtype), biased = device.tensor({n, n}, dtype), input = device.tensor({n, n}, dtype),
+                   weight = device.tensor({n, n}), wide = device.tensor({n, 2 * n}, dtype), part = wide.column_range(n, 2 * n);
+      device->matmul().linear_forward(plain, ta, tb, {}, device.stream());
+      device->matmul().linear_forward(biased, ta, tb, tbias, device.stream());
+      device->matmul().linear_forward(part, ta, tb, {}, device.stream());
+      device->matmul().linear_backward_input(input, ta, tb, device.stream());
+      device->matmul().linear_backward_weight(weight, {}, ta, tb, {}, device.stream());
+      std::vector<float> weight_sums(n * n), none;
+      reference::linear_backward_weight(weight_sums, none, a, b, n, n, n);
+      EXPECT_EQ(device.values(plain), rounded_to(dtype, reference::linear_forward(a, b, none, n, n, n))) << name_of(dtype);
+      EXPECT_EQ(device.values(part), device.values(plain)) << name_of(dtype);
+      EXPECT_EQ(device.values(biased), rounded_to(dtype, reference::linear_forward(a, b, bias, n, n, n))) << name_of(dtype);
+      EXPECT_EQ(device.values(input), rounded_to(dtype, reference::linear_backward_input(a, b, n, n, n))) << name_of(dtype);
+      EXPECT_EQ(device.values(weight), weight_sums) << name_of(dtype);
+    }
+  }
+}
 
 TEST(LinearReference, GradientsAreTheCentralDifferences) {
   const int64_t N = 3, I = 4, O = 5;
@@ -88,35 +185,39 @@ TEST(LinearReference, GradientsAreTheCentralDifferences) {
 
 TEST(MatmulDeterminism, TwoRunsGiveTheSameBits) {
   const int64_t N = 130, I = 96, O = 200;
-  std::vector<float> first[4];
-  for (int run = 0; run < 2; run++) {
-    TestDevice device = TestDevice::cpu();
-    const Tensor x = device.tensor({N, I}, random_values(N * I, "x")), w = device.tensor({O, I}, random_values(O * I, "w")),
-                 b = device.tensor({O}, random_values(O, "b")), y = device.tensor({N, O}), dx = device.tensor({N, I}),
-                 dweight = device.tensor({O, I}), dbias = device.tensor({O});
-    device->matmul().linear_forward(y, x, w, b, device.stream());
-    device->matmul().linear_backward_input(dx, y, w, device.stream());
-    device->matmul().linear_backward_weight(dweight, dbias, y, x, device.stream());
-    int i = 0;
-    for (const Tensor& result : {y, dx, dweight, dbias}) {
-      if (run == 0) first[i] = device.values(result);
-      EXPECT_EQ(device.values(result), first[i]) << i;
-      i++;
+  for (const DType dtype : compute_types) {
+    std::vector<float> first[4];
+    for (int run = 0; run < 2; run++) {
+      TestDevice device = TestDevice::cpu();
+      const Tensor x = device.tensor({N, I}, random_values(N * I, "x"), dtype), w = device.tensor({O, I}, random_values(O * I, "w"), dtype),
+                   b = device.tensor({O}, random_values(O, "b"), dtype), y = device.tensor({N, O}, dtype),
+                   dx = device.tensor({N, I}, dtype), dweight = device.tensor({O, I}), dbias = device.tensor({O});
+      device->matmul().linear_forward(y, x, w, b, device.stream());
+      device->matmul().linear_backward_input(dx, y, w, device.stream());
+      device->matmul().linear_backward_weight(dweight, dbias, y, x, {}, device.stream());
+      int i = 0;
+      for (const Tensor& result : {y, dx, dweight, dbias}) {
+        if (run == 0) first[i] = device.values(result);
+        EXPECT_EQ(device.values(result), first[i]) << i << ' ' << name_of(dtype);
+        i++;
+      }
     }
   }
 }
 
 TEST(MatmulBiasGradient, DoesNotDependOnTheNumberOfThreads) {
-  const int64_t N = 300, O = 200;
-  std::vector<float> results[2];
-  for (int threads = 1; threads <= 2; threads++) {
-    TestDevice device = TestDevice::cpu(threads);
-    const Tensor dbias = device.tensor({O});
-    device->matmul().linear_backward_weight(device.tensor({O, 1}), dbias, device.tensor({N, O}, random_values(N * O, "dy")),
-                                            device.tensor({N, 1}), device.stream());
-    results[threads - 1] = device.values(dbias);
+  const int64_t N = 300, O = 2200;
+  for (const DType dtype : compute_types) {
+    std::vector<float> first;
+    for (const int threads : {1, 2, 3}) {
+      TestDevice device = TestDevice::cpu(threads);
+      const Tensor dbias = device.tensor({O});
+      device->matmul().linear_backward_weight(device.tensor({O, 1}), dbias, device.tensor({N, O}, random_values(N * O, "dy"), dtype),
+                                              device.tensor({N, 1}, dtype), {}, device.stream());
+      if (threads == 1) first = device.values(dbias);
+      EXPECT_EQ(device.values(dbias), first) << name_of(dtype);
+    }
   }
-  EXPECT_EQ(results[0], results[1]);
 }
 
 TEST(MatmulChecks, AWrongShapeIsAnInternalErrorThatNamesIt) {
@@ -133,28 +234,52 @@ TEST(MatmulChecks, AWrongShapeIsAnInternalErrorThatNamesIt) {
     EXPECT_EQ(error.text().what, "linear_forward: y is [4, 15] fp32, expected [4, 16] fp32");
   }
   EXPECT_THROW(device->matmul().linear_backward_input(x, device.tensor({5, 16}), weight, device.stream()), InternalError);
-  EXPECT_THROW(device->matmul().linear_backward_weight(device.tensor({8, 16}), {}, y, x, device.stream()), InternalError);
+  EXPECT_THROW(device->matmul().linear_backward_weight(device.tensor({8, 16}), {}, y, x, {}, device.stream()), InternalError);
+}
+
+TEST(MatmulChecks, TypesThatDoNotBelongTogetherAreInternalErrors) {
+  TestDevice device = TestDevice::null();
+  const auto forward = [&](DType y, DType x, DType weight) {
+    device->matmul().linear_forward(device.tensor({4, 16}, y), device.tensor({4, 8}, x), device.tensor({16, 8}, weight), {},
+                                    device.stream());
+  };
+  EXPECT_NO_THROW(forward(DType::bf16, DType::bf16, DType::bf16));
+  EXPECT_THROW(forward(DType::f32, DType::bf16, DType::bf16), InternalError);
+  EXPECT_THROW(forward(DType::bf16, DType::bf16, DType::f16), InternalError);
+  EXPECT_THROW(forward(DType::f64, DType::f64, DType::f64), InternalError);
+  const auto backward_weight = [&](DType dweight, DType dbias, DType x) {
+    device->matmul().linear_backward_weight(device.tensor({16, 8}, dweight), device.tensor({16}, dbias), device.tensor({4, 16}, x),
+                                            device.tensor({4, 8}, x), {}, device.stream());
+  };
+  EXPECT_NO_THROW(backward_weight(DType::f32, DType::f32, DType::f16));
+  EXPECT_NO_THROW(backward_weight(DType::bf16, DType::bf16, DType::f32));
+  EXPECT_THROW(backward_weight(DType::f16, DType::f16, DType::f16), InternalError);
+  EXPECT_THROW(backward_weight(DType::f32, DType::bf16, DType::bf16), InternalError);
 }
 
 TEST(MatmulTrace, NullRecordsWhatCpuRecords) {
-  expect_same_trace_on_null(3, [](TestDevice& device) {
-    const Tensor x = device.tensor({4, 8}), weight = device.tensor({16, 8}), y = device.tensor({4, 16}), bias = device.tensor({16});
-    device->matmul().linear_forward(y, x, weight, bias, device.stream());
-    device->matmul().linear_backward_input(x, y, weight, device.stream());
-    device->matmul().linear_backward_weight(weight, bias, y, x, device.stream());
-  });
+  for (const DType dtype : compute_types) {
+    expect_same_trace_on_null(3, [&](TestDevice& device) {
+      const Tensor x = device.tensor({4, 8}, dtype), weight = device.tensor({16, 8}, dtype), y = device.tensor({4, 16}, dtype),
+                   bias = device.tensor({16}, dtype);
+      device->matmul().linear_forward(y, x, weight, bias, device.stream());
+      device->matmul().linear_backward_input(x, y, weight, device.stream());
+      device->matmul().linear_backward_weight(device.tensor({16, 8}), device.tensor({16}), y, x, {}, device.stream());
+    });
+  }
 }
 
 TEST(MatmulTrace, PricesAMultiplyAddAsTwoAndEachOperandOnce) {
   TestDevice device = TestDevice::null();
   Trace trace;
   device.stream().set_trace(&trace);
-  device->matmul().linear_forward(device.tensor({4, 16}), device.tensor({4, 8}), device.tensor({16, 8}), device.tensor({16}),
-                                  device.stream());
-  ASSERT_EQ(trace.size(), 1u);
-  EXPECT_EQ(trace[0].info.flops, 2 * 4 * 8 * 16);
-  EXPECT_EQ(trace[0].info.read_bytes, 4 * (4 * 8 + 16 * 8 + 16));
-  EXPECT_EQ(trace[0].info.write_bytes, 4 * 4 * 16);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    device->matmul().linear_forward(device.tensor({4, 16}, dtype), device.tensor({4, 8}, dtype), device.tensor({16, 8}, dtype),
+                                    device.tensor({16}, dtype), device.stream());
+    EXPECT_EQ(trace.back().info.flops, 2 * 4 * 8 * 16);
+    EXPECT_EQ(trace.back().info.read_bytes, bytes_of(dtype) * (4 * 8 + 16 * 8 + 16));
+    EXPECT_EQ(trace.back().info.write_bytes, bytes_of(dtype) * 4 * 16);
+  }
 }
 
 }  // namespace

@@ -1,205 +1,200 @@
 #include "kernels/norm_ops.h"
 
 #include "base/error.h"
-#include "tests/op_test.h"
-#include "tests/reference_elementwise.h"
+#include "tests/norm_runs.h"
 
-namespace tessera {
+namespace tessera::op_test {
 namespace {
 
-using namespace op_test;
+const std::vector<NormSize> sizes = {{1, 1}, {3, 2}, {3, 64}, {7, 1023}, {2, 4097}, {129, 768}};  // one element, odd sizes, a real width
 
-constexpr float epsilon = 1e-5f;
-
-struct Size {
-  int64_t N, H;
-};
-const std::vector<Size> sizes = {{1, 1}, {3, 2}, {3, 64}, {7, 1023}, {2, 4097}, {129, 768}};  // one element, odd sizes, a real width
-
-/// Inputs of all three ops. The hidden values have a mean, so that a variance by difference of squares would be seen.
-struct Inputs {
-  explicit Inputs(Size s, float offset = 3)
-      : residual(random_values(s.N * s.H, "residual")),
-        delta(random_values(s.N * s.H, "delta")),
-        weight(random_values(s.H, "weight")),
-        bias(random_values(s.H, "bias")),
-        dn(random_values(s.N * s.H, "dn")),
-        dh(random_values(s.N * s.H, "dh")) {
-    for (float& value : residual) value += offset;
-  }
-  template <class Scalar>
-  reference::LayerNorm<Scalar> forward(bool adds = true) const {
-    return reference::layer_norm_forward<Scalar>(converted<Scalar>(residual), converted<Scalar>(adds ? delta : std::vector<float>{}),
-                                                 converted<Scalar>(weight), converted<Scalar>(bias), epsilon);
-  }
-  std::vector<float> residual, delta, weight, bias, dn, dh;
+class Norms : public testing::TestWithParam<NormCase> {
+ protected:
+  const NormCase c = GetParam();
 };
 
-struct Results {
-  std::vector<float> h, n, mean, rstd, dx, dweight, dbias;
-  bool operator==(const Results&) const = default;
-};
-
-/// All three ops in a row; `before` is in dweight and dbias at the start.
-Results run(TestDevice& device, Size s, const Inputs& in, bool adds = true, float before = 0) {
-  const Tensor residual = device.tensor({s.N, s.H}, in.residual), weight = device.tensor({s.H}, in.weight);
-  const Tensor h = adds ? device.tensor({s.N, s.H}) : residual, n = device.tensor({s.N, s.H});
-  const Tensor mean = device.tensor({s.N}), rstd = device.tensor({s.N});
-  device->norm().layer_norm_forward(h, n, mean, rstd, residual, adds ? device.tensor({s.N, s.H}, in.delta) : Tensor(), weight,
-                                    device.tensor({s.H}, in.bias), epsilon, device.stream());
-  const Tensor dx = device.tensor({s.N, s.H}), dn = device.tensor({s.N, s.H}, in.dn), dh = device.tensor({s.N, s.H}, in.dh);
-  device->norm().layer_norm_backward_input(dx, dh, dn, h, mean, rstd, weight, device.stream());
-  const std::vector<float> start(s.H, before);
-  const Tensor dweight = device.tensor({s.H}, start), dbias = device.tensor({s.H}, start);
-  device->norm().layer_norm_backward_weight(dweight, dbias, dn, h, mean, rstd, device.stream());
-  return {device.values(h),  device.values(n),       device.values(mean), device.values(rstd),
-          device.values(dx), device.values(dweight), device.values(dbias)};
+TEST_P(Norms, ForwardAndBackwardAreAsExactAsPlainCode) {
+  TestDevice device = TestDevice::cpu();
+  for (const NormSize s : sizes) expect_norms_as_exact_as_plain_code(device, c, s);
 }
 
-TEST(LayerNorm, ForwardIsAsExactAsPlainCode) {
+TEST_P(Norms, TheResidualIsReadAsItIsStoredWhetherTheAddIsFusedOrNot) {
   TestDevice device = TestDevice::cpu();
-  for (const Size s : sizes) {
-    for (const bool adds : {true, false}) {
-      SCOPED_TRACE(testing::Message() << s.N << " x " << s.H << (adds ? " with delta" : " without delta"));
-      const Inputs in(s);
-      const auto exact = in.forward<double>(adds);
-      const auto plain = in.forward<float>(adds);
-      const Results ours = run(device, s, in, adds);
-      EXPECT_EQ(ours.h, plain.h);
-      expect_as_exact_as_plain_code("n", ours.n, plain.n, exact.n);
-      expect_as_exact_as_plain_code("mean", ours.mean, plain.mean, exact.mean);
-      expect_as_exact_as_plain_code("rstd", ours.rstd, plain.rstd, exact.rstd);
+  for (const NormSize s : sizes) {
+    const NormInputs in(c.dtype, s);
+    const NormResults fused = run_norm(device, c, make_norm_tensors(device, c, s, in));
+    NormTensors t = make_norm_tensors(device, c, s, in);
+    t.h = t.residual = device.tensor({s.N, s.H}, in.h, c.dtype);
+    t.delta = {};
+    EXPECT_TRUE(run_norm(device, c, t) == fused) << s.N << " x " << s.H;
+  }
+}
+
+TEST_P(Norms, Bf16GradientsAreTheFp32OnesEachRoundedOnceByItsOwnHalfWord) {
+  const RandomStream rounding(7, RandomPurpose::Rounding, "norm", 3);
+  TestDevice device = TestDevice::cpu();
+  for (const NormSize s : sizes) {
+    const NormInputs in(c.dtype, s);
+    const NormResults wide = run_norm(device, c, make_norm_tensors(device, c, s, in, DType::f32, 0.5f));
+    NormResults expected = wide;
+    for (size_t i = 0; i < expected.dweight.size(); i++) {
+      expected.dweight[i] = rounded_stochastically(wide.dweight[i], rounding.half_word(i));
+      if (!wide.dbias.empty()) expected.dbias[i] = rounded_stochastically(wide.dbias[i], rounding.half_word(s.H + i));
+    }
+    const NormResults ours = run_norm(device, c, make_norm_tensors(device, c, s, in, DType::bf16, 0.5f), rounding);
+    EXPECT_EQ(ours.dweight, expected.dweight);
+    EXPECT_EQ(ours.dbias, expected.dbias);
+  }
+}
+
+TEST_P(Norms, BitsDependNeitherOnThreadsNorOnTheRun) {
+  const NormSize s{301, 777};
+  const NormInputs in(c.dtype, s);
+  const RandomStream rounding(7, RandomPurpose::Rounding, "norm", 3);
+  for (const DType gradient : {DType::f32, DType::bf16}) {
+    TestDevice one = TestDevice::cpu(1);
+    const auto results = [&](TestDevice& device) { return run_norm(device, c, make_norm_tensors(device, c, s, in, gradient), rounding); };
+    const NormResults expected = results(one);
+    EXPECT_TRUE(results(one) == expected);
+    for (const int threads : {2, 3}) {
+      TestDevice several = TestDevice::cpu(threads);
+      EXPECT_TRUE(results(several) == expected) << threads << " threads";
     }
   }
 }
 
-TEST(LayerNorm, ALargeMeanCostsNoDigitsOfTheVariance) {
-  const Size s{4, 768};
-  Inputs in(s, 4096);
-  in.delta.assign(in.delta.size(), 0);
+TEST_P(Norms, TheInputGradientMayStandWhereTheResidualsStood) {
+  const NormSize s{5, 67};
   TestDevice device = TestDevice::cpu();
-  // What the residual's rounding leaves of its values is given; the statistics of these must be right to fp32.
-  EXPECT_LE(max_error(run(device, s, in).rstd, in.forward<double>().rstd), 1e-6);
+  NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s));
+  const NormResults expected = run_norm(device, c, t);
+  t.dx = t.dh;
+  norm_backward_input(device, c, t);
+  EXPECT_EQ(device.values(t.dh), expected.dx);
 }
 
-TEST(LayerNorm, BackwardIsAsExactAsPlainCode) {
+TEST_P(Norms, RowsMayLieApart) {
+  const NormSize s{5, 67};
+  const NormInputs in(c.dtype, s);
   TestDevice device = TestDevice::cpu();
-  for (const Size s : sizes) {
-    SCOPED_TRACE(testing::Message() << s.N << " x " << s.H);
-    const Inputs in(s);
-    const Results ours = run(device, s, in, true, 0.5f);
-    // The backward is judged on what the forward handed it.
-    const reference::LayerNorm<float> saved{ours.h, ours.n, ours.mean, ours.rstd};
-    const reference::LayerNorm<double> exactly{converted<double>(ours.h), converted<double>(ours.n), converted<double>(ours.mean),
-                                               converted<double>(ours.rstd)};
-    expect_as_exact_as_plain_code(
-        "dx", ours.dx, reference::layer_norm_backward_input(in.dh, in.dn, saved, in.weight),
-        reference::layer_norm_backward_input(converted<double>(in.dh), converted<double>(in.dn), exactly, converted<double>(in.weight)));
-    std::vector<float> dweight(s.H, 0.5f), dbias(s.H, 0.5f);
-    std::vector<double> exact_dweight(s.H, 0.5), exact_dbias(s.H, 0.5);
-    reference::layer_norm_backward_weight(dweight, dbias, in.dn, saved);
-    reference::layer_norm_backward_weight(exact_dweight, exact_dbias, converted<double>(in.dn), exactly);
-    expect_as_exact_as_plain_code("dweight", ours.dweight, dweight, exact_dweight);
-    expect_as_exact_as_plain_code("dbias", ours.dbias, dbias, exact_dbias);
-  }
-}
-
-TEST(LayerNorm, ThePlainBackwardAgreesWithFiniteDifferences) {
-  const Size s{3, 5};
-  const Inputs in(s);
-  std::vector<double> residual = converted<double>(in.residual), weight = converted<double>(in.weight), bias = converted<double>(in.bias);
-  const std::vector<double> delta = converted<double>(in.delta), dn = converted<double>(in.dn), dh = converted<double>(in.dh);
-  const auto loss = [&] {
-    const auto out = reference::layer_norm_forward<double>(residual, delta, weight, bias, epsilon);
-    return dot(out.n, dn) + dot(out.h, dh);
+  NormTensors t = make_norm_tensors(device, c, s, in);
+  const NormResults expected = run_norm(device, c, t);
+  const Tensor wide = device.tensor({s.N, 6 * s.H + 3}, c.dtype);
+  const auto columns = [&](int64_t k, const std::vector<float>& values) {
+    return device.columns(wide, k * s.H + 3, (k + 1) * s.H + 3, values);
   };
-  const auto forward = in.forward<double>();
-  std::vector<double> dweight(s.H), dbias(s.H);
-  reference::layer_norm_backward_weight(dweight, dbias, dn, forward);
-  EXPECT_LE(max_error(reference::layer_norm_backward_input(dh, dn, forward, weight), central_differences(residual, loss)), 1e-7);
-  EXPECT_LE(max_error(dweight, central_differences(weight, loss)), 1e-7);
-  EXPECT_LE(max_error(dbias, central_differences(bias, loss)), 1e-7);
+  t.h = t.residual = columns(0, in.residual), t.delta = columns(1, in.delta), t.n = columns(2, in.dh);
+  t.dn = columns(3, in.dn), t.dh = columns(4, in.dh), t.dx = columns(5, in.dh);
+  t.dweight = device.tensor({s.H});
+  if (!t.dbias.empty()) t.dbias = device.tensor({s.H});
+  EXPECT_TRUE(run_norm(device, c, t) == expected);
+  EXPECT_EQ(device.values(wide.column_range(0, 3)), std::vector<float>(3 * s.N)) << "nothing is written beside the rows";
 }
 
-TEST(LayerNorm, BitsDependNeitherOnThreadsNorOnTheRun) {
-  const Size s{301, 777};
-  const Inputs in(s);
-  TestDevice one = TestDevice::cpu(1), two = TestDevice::cpu(2), three = TestDevice::cpu(3);
-  const Results expected = run(one, s, in);
-  EXPECT_TRUE(run(one, s, in) == expected);
-  EXPECT_TRUE(run(two, s, in) == expected);
-  EXPECT_TRUE(run(three, s, in) == expected);
+TEST_P(Norms, TheNullDeviceRecordsTheSameOps) {
+  const NormSize s{4, 32};
+  expect_same_trace_on_null(5, [&](TestDevice& device) {
+    NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s));
+    run_norm(device, c, t);
+    t.delta = {}, t.residual = t.h, t.dweight = device.tensor({s.H}, DType::bf16);
+    if (!t.dbias.empty()) t.dbias = device.tensor({s.H}, DType::bf16);
+    norm_forward(device, c, t);
+    norm_backward_weight(device, c, t);
+  });
 }
 
-TEST(LayerNorm, TheInputGradientMayStandWhereTheResidualsStood) {
-  const Size s{5, 67};
-  const Inputs in(s);
-  TestDevice device = TestDevice::cpu();
-  const Results expected = run(device, s, in);
-  const Tensor dh = device.tensor({s.N, s.H}, in.dh);
-  device->norm().layer_norm_backward_input(dh, dh, device.tensor({s.N, s.H}, in.dn), device.tensor({s.N, s.H}, expected.h),
-                                           device.tensor({s.N}, expected.mean), device.tensor({s.N}, expected.rstd),
-                                           device.tensor({s.H}, in.weight), device.stream());
-  EXPECT_EQ(device.values(dh), expected.dx);
-}
-
-TEST(LayerNorm, RowsMayLieApart) {
-  const Size s{5, 67};
-  const Inputs in(s);
-  TestDevice device = TestDevice::cpu();
-  const Results expected = run(device, s, in);
-  const Tensor wide = device.tensor({s.N, 4 * s.H + 3});
-  const Tensor residual = device.columns(wide, 1, 1 + s.H, in.residual), n = wide.column_range(s.H + 2, 2 * s.H + 2);
-  const Tensor dn = device.columns(wide, 3 * s.H + 3, 4 * s.H + 3, in.dn);
-  const Tensor mean = device.tensor({s.N}), rstd = device.tensor({s.N}), weight = device.tensor({s.H}, in.weight);
-  device->norm().layer_norm_forward(residual, n, mean, rstd, residual, device.tensor({s.N, s.H}, in.delta), weight,
-                                    device.tensor({s.H}, in.bias), epsilon, device.stream());
-  EXPECT_EQ(device.values(residual), expected.h);
-  EXPECT_EQ(device.values(n), expected.n);
-  const Tensor dweight = device.tensor({s.H}), dbias = device.tensor({s.H});
-  device->norm().layer_norm_backward_weight(dweight, dbias, dn, residual, mean, rstd, device.stream());
-  EXPECT_EQ(device.values(dweight), expected.dweight);
-  EXPECT_EQ(device.values(dbias), expected.dbias);
-  device->norm().layer_norm_backward_input(dn, device.tensor({s.N, s.H}, in.dh), dn, residual, mean, rstd, weight, device.stream());
-  EXPECT_EQ(device.values(dn), expected.dx);
-}
-
-TEST(LayerNorm, TheNullDeviceRecordsTheSameOps) {
-  for (const bool adds : {true, false}) {
-    expect_same_trace_on_null(3, [&](TestDevice& device) { run(device, {4, 32}, Inputs({4, 32}), adds); });
-  }
-}
-
-TEST(LayerNorm, EachOpCountsItsOperandsOnce) {
+TEST_P(Norms, EachOpCountsItsOperandsOnce) {
   TestDevice device = TestDevice::null();
   Trace trace;
   device.stream().set_trace(&trace);
-  const Size s{4, 32};
-  run(device, s, Inputs(s));
-  const int64_t matrix = 4 * 32 * 4, row = 32 * 4, statistics = 2 * 4 * 4;
-  ASSERT_EQ(trace.size(), 3u);
-  EXPECT_EQ(trace[0].info.read_bytes, 2 * matrix + 2 * row);
+  const NormSize s{4, 32};
+  NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s), DType::bf16);
+  run_norm(device, c, t);
+  t.delta = {}, t.residual = t.h;
+  norm_forward(device, c, t);
+  const int64_t vectors = c.kind == NormKind::RmsNorm ? 1 : 2;  // weight and rstd; for layer norm bias and mean too
+  const int64_t matrix = t.h.bytes(), row = t.weight.bytes(), statistics = vectors * 4 * 4, gradients = vectors * 32 * 2;
+  const bool rms = c.kind == NormKind::RmsNorm;
+  ASSERT_EQ(trace.size(), 4u);
+  EXPECT_EQ(trace[0].info.kind, rms ? OpKind::RmsNormForward : OpKind::LayerNormForward);
+  EXPECT_EQ(trace[0].info.read_bytes, 2 * matrix + vectors * row);
   EXPECT_EQ(trace[0].info.write_bytes, 2 * matrix + statistics);
+  EXPECT_EQ(trace[1].info.kind, rms ? OpKind::RmsNormBackwardInput : OpKind::LayerNormBackwardInput);
   EXPECT_EQ(trace[1].info.read_bytes, 3 * matrix + row + statistics);
   EXPECT_EQ(trace[1].info.write_bytes, matrix);
-  EXPECT_EQ(trace[2].info.read_bytes, 2 * matrix + 2 * row + statistics);
-  EXPECT_EQ(trace[2].info.write_bytes, 2 * row);
+  EXPECT_EQ(trace[2].info.kind, rms ? OpKind::RmsNormBackwardWeight : OpKind::LayerNormBackwardWeight);
+  EXPECT_EQ(trace[2].info.read_bytes, 2 * matrix + gradients + statistics);
+  EXPECT_EQ(trace[2].info.write_bytes, gradients);
+  EXPECT_EQ(trace[3].info.read_bytes, matrix + vectors * row) << "nothing is added";
+  EXPECT_EQ(trace[3].info.write_bytes, matrix + statistics);
 }
 
-TEST(LayerNorm, WrongShapesAreInternalErrors) {
+TEST_P(Norms, WrongShapesAndTypesAreInternalErrors) {
   TestDevice device = TestDevice::null();
-  const Tensor x = device.tensor({4, 32}), other = device.tensor({4, 31}), rows = device.tensor({4}), row = device.tensor({32});
-  NormOps& ops = device->norm();
-  Stream& stream = device.stream();
-  EXPECT_THROW(ops.layer_norm_forward(x, other, rows, rows, x, {}, row, row, epsilon, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_forward(x, x, row, rows, x, {}, row, row, epsilon, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_forward(x, x, rows, rows, x, other, row, row, epsilon, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_forward(x, x, rows, rows, x, {}, {}, row, epsilon, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_forward(device.tensor({4, 32}), x, rows, rows, x, {}, row, row, epsilon, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_backward_input(x, x, other, x, rows, rows, row, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_backward_input(x, {}, x, x, rows, rows, row, stream), InternalError);
-  EXPECT_THROW(ops.layer_norm_backward_weight(rows, row, x, x, rows, rows, stream), InternalError);
+  const NormSize s{4, 32};
+  const NormTensors right = make_norm_tensors(device, c, s, NormInputs(c.dtype, s));
+  const Tensor narrow = device.tensor({4, 31}, c.dtype), integers = device.tensor({4, 32}, DType::i32);
+  const DType other = c.dtype == DType::f32 ? DType::bf16 : DType::f32;
+  const auto expect_refused = [&](auto op, auto change) {
+    NormTensors t = right;
+    op(device, c, t, {});
+    change(t);
+    EXPECT_THROW(op(device, c, t, {}), InternalError);
+  };
+  const auto f = [](auto& d, NormCase k, const NormTensors& t, RandomStream) { norm_forward(d, k, t); };
+  const auto b = [](auto& d, NormCase k, const NormTensors& t, RandomStream) { norm_backward_input(d, k, t); };
+  expect_refused(f, [&](NormTensors& t) { t.n = narrow; });
+  expect_refused(f, [&](NormTensors& t) { t.delta = narrow; });
+  expect_refused(f, [&](NormTensors& t) { t.rstd = t.weight; });
+  expect_refused(f, [&](NormTensors& t) { t.weight = {}; });
+  expect_refused(f, [&](NormTensors& t) { t.weight = device.tensor({32}, other); });
+  expect_refused(f, [&](NormTensors& t) { t.delta = {}; });  // h is not the residual
+  expect_refused(f,
+                 [&](NormTensors& t) { t.h = t.n = t.residual = t.delta = integers, t.weight = t.bias = device.tensor({32}, DType::i32); });
+  expect_refused(b, [&](NormTensors& t) { t.dh = {}; });
+  expect_refused(b, [&](NormTensors& t) { t.dn = narrow; });
+  expect_refused(b, [&](NormTensors& t) { t.dx = device.tensor({4, 32}, other); });
+  expect_refused(norm_backward_weight, [&](NormTensors& t) { t.dweight = t.rstd; });
+  expect_refused(norm_backward_weight, [&](NormTensors& t) { t.dweight = device.tensor({32}, DType::f16); });
+  expect_refused(norm_backward_weight, [&](NormTensors& t) { t.dn = device.tensor({4, 32}, other); });
+}
+
+std::string name_of_case(const testing::TestParamInfo<NormCase>& test) {
+  return (test.param.kind == NormKind::LayerNorm ? "layer_norm_" : "rms_norm_") + std::string(name_of(test.param.dtype));
+}
+
+INSTANTIATE_TEST_SUITE_P(EachType, Norms, testing::ValuesIn(norm_cases()), name_of_case);
+
+TEST(LayerNorm, ALargeMeanCostsNoDigitsOfTheVariance) {
+  const NormCase c{NormKind::LayerNorm, DType::f32};
+  const NormSize s{4, 768};
+  NormInputs in(c.dtype, s, 4096);
+  in.delta.assign(in.delta.size(), 0);
+  TestDevice device = TestDevice::cpu();
+  // What the residual's rounding leaves of its values is given; the statistics of these must be right to fp32.
+  const auto exact = plain_norm_forward<double>(c.kind, in.residual, in);
+  EXPECT_LE(max_error(run_norm(device, c, make_norm_tensors(device, c, s, in)).rstd, exact.rstd), 1e-6);
+}
+
+TEST(NormReference, BackwardIsTheCentralDifference) {
+  const NormSize s{3, 5};
+  const NormInputs in(DType::f32, s);
+  const auto delta = converted<double>(in.delta), dn = converted<double>(in.dn), dh = converted<double>(in.dh);
+  for (const NormKind kind : {NormKind::LayerNorm, NormKind::RmsNorm}) {
+    auto residual = converted<double>(in.residual), weight = converted<double>(in.weight), bias = converted<double>(in.bias);
+    const auto out = [&] {
+      return kind == NormKind::RmsNorm ? reference::rms_norm_forward<double>(residual, delta, weight, norm_epsilon)
+                                       : reference::layer_norm_forward<double>(residual, delta, weight, bias, norm_epsilon);
+    };
+    const auto loss = [&] { return dot(out().n, dn) + dot(out().h, dh); };
+    const auto gradients = plain_norm_backward<double>(kind, out(), in.weight, in.dh, in.dn, 0);
+    EXPECT_LE(max_error(gradients.dx, central_differences(residual, loss)), 1e-7);
+    EXPECT_LE(max_error(gradients.dweight, central_differences(weight, loss)), 1e-7);
+    if (kind == NormKind::LayerNorm) {
+      EXPECT_LE(max_error(gradients.dbias, central_differences(bias, loss)), 1e-7);
+    }
+  }
 }
 
 }  // namespace
-}  // namespace tessera
+}  // namespace tessera::op_test

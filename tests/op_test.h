@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "base/half.h"
 #include "base/random.h"
+#include "kernels/cpu/storage.h"
 #include "kernels/device.h"
 
 /// What the tests of ops share: a device with memory, random values, and the bound that every op must keep.
@@ -27,6 +29,17 @@ std::vector<To> converted(const std::vector<From>& values) {
   return std::vector<To>(values.begin(), values.end());
 }
 
+/// The types that activations and weights may have.
+inline const std::vector<DType> compute_types = {DType::f32, DType::bf16, DType::f16};
+
+/// What storage in `dtype` makes of the values: each rounded to nearest.
+inline std::vector<float> rounded_to(DType dtype, std::vector<float> values) {
+  with_storage(dtype, [&]<class T>(T*) {
+    for (float& value : values) value = static_cast<float>(T(value));
+  });
+  return values;
+}
+
 /// A device with an arena; tensors are copied in and out.
 class TestDevice {
  public:
@@ -43,25 +56,36 @@ class TestDevice {
 
   /// Zeros.
   Tensor tensor(Shape shape, DType dtype = DType::f32) { return device_->arena().permanent(dtype, shape, MemoryCategory::Scratch); }
-  Tensor tensor(Shape shape, const std::vector<float>& values) { return filled(tensor(shape), values); }
+  /// The values rounded to `dtype`.
+  Tensor tensor(Shape shape, const std::vector<float>& values, DType dtype = DType::f32) {
+    return with_storage(dtype, [&]<class T>(T*) { return filled(tensor(shape, dtype), converted<T>(values)); });
+  }
   Tensor tensor(Shape shape, const std::vector<int32_t>& values) { return filled(tensor(shape, DType::i32), values); }
   /// Columns [begin, end) of a wider matrix of zeros, filled with `values`: the form in which q, k and v reach an op.
   Tensor columns(Tensor matrix, int64_t begin, int64_t end, const std::vector<float>& values) {
     const Tensor view = matrix.column_range(begin, end);
-    for (int64_t row = 0; row < view.rows(); row++) {
-      device_->write(view.row_range(row, row + 1), values.data() + row * (end - begin), (end - begin) * 4);
-    }
+    with_storage(matrix.dtype, [&]<class T>(T*) {
+      const std::vector<T> stored = converted<T>(values);
+      for (int64_t row = 0; row < view.rows(); row++) {
+        const Tensor line = view.row_range(row, row + 1);
+        device_->write(line, stored.data() + row * (end - begin), line.bytes());
+      }
+    });
     return view;
   }
   /// Of a contiguous tensor or a range of a matrix' columns.
   std::vector<float> values(Tensor tensor) {
-    std::vector<float> result(static_cast<size_t>(tensor.elements()));
-    if (tensor.contiguous()) {
-      device_->read(result.data(), tensor, tensor.bytes());
-    } else {
-      const int64_t width = tensor.columns();
-      for (int64_t row = 0; row < tensor.rows(); row++) device_->read(&result[row * width], tensor.row_range(row, row + 1), width * 4);
-    }
+    std::vector<float> result;
+    result.reserve(static_cast<size_t>(tensor.elements()));
+    with_storage(tensor.dtype, [&]<class T>(T*) {
+      const int64_t lines = tensor.contiguous() ? 1 : tensor.rows();
+      std::vector<T> stored(static_cast<size_t>(tensor.elements() / lines));
+      for (int64_t i = 0; i < lines; i++) {
+        const Tensor line = tensor.contiguous() ? tensor : tensor.row_range(i, i + 1);
+        device_->read(stored.data(), line, line.bytes());
+        result.insert(result.end(), stored.begin(), stored.end());
+      }
+    });
     return result;
   }
 
@@ -87,10 +111,14 @@ double max_error(const std::vector<Value>& values, const std::vector<double>& ex
   return difference / scale;
 }
 
-/// The bound of every op: at most twice the error of plain fp32 loops, and one epsilon.
+/// The distance from 1 to the next number of the type.
+inline double epsilon_of(DType dtype) { return dtype == DType::f32 ? 0x1p-23 : dtype == DType::bf16 ? 0x1p-7 : 0x1p-10; }
+
+/// The bound of every op: at most twice the error of plain fp32 loops whose result is rounded to the type it is stored in, and one epsilon
+/// of that type.
 inline void expect_as_exact_as_plain_code(const char* what, const std::vector<float>& ours, const std::vector<float>& plain,
-                                          const std::vector<double>& exact) {
-  EXPECT_LE(max_error(ours, exact), 2 * max_error(plain, exact) + std::numeric_limits<float>::epsilon()) << what;
+                                          const std::vector<double>& exact, DType dtype = DType::f32) {
+  EXPECT_LE(max_error(ours, exact), 2 * max_error(rounded_to(dtype, plain), exact) + epsilon_of(dtype)) << what << ' ' << name_of(dtype);
 }
 
 /// d loss / d values by central differences in fp64, where loss() reads `values`.

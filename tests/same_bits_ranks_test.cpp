@@ -95,7 +95,7 @@ TEST(SameBitsRanks, LogitsInSeveralChunksOfRowsGiveTheSameUpToRounding) {
     std::vector<std::string> sets = wide;
     sets.push_back("train.micro_batch_size=" + std::to_string(micro_batch_size));
     const BatchShape shape = resolve_tiny({.sets = sets}).micro_batch;
-    EXPECT_EQ(loss_chunk_rows(shape.rows(), 65536) < shape.rows(), micro_batch_size == 33) << "two chunks, the last one short, against one";
+    EXPECT_EQ(loss_chunk_rows(shape.rows(), 65536, DType::f32) < shape.rows(), micro_batch_size == 33) << "two chunks, the last one short, against one";
     return run_tiny({.sets = sets, .steps = 1});
   };
   const TinyResult chunks = train(33), whole = train(11);
@@ -185,7 +185,7 @@ TEST(SameBitsRanks, AnEvaluationIsTheTrainingLossOfItsBatchesOnAnyLayout) {
     layout.sets.push_back("optimizer.learning_rate=0");  // both batches meet the initial weights
     const TinyResult trained = run_tiny({.sets = layout.sets, .ranks = layout.ranks, .steps = 2, .start = [&](Trainer& trainer) {
                                            trainer.initialize();
-                                           const RandomTokens tokens(resolve_tiny({}).model.vocab);
+                                           const RandomSamples tokens(resolve_tiny({}).model.vocab);
                                            evaluated[trainer.mesh().rank()] = trainer.evaluate(&tokens, 2);
                                          }});
     for (double loss : evaluated) EXPECT_DOUBLE_EQ(loss, (trained.losses[0] + trained.losses[1]) / 2) << layout.name;

@@ -52,7 +52,7 @@ TEST(Sampling, ALowTemperatureSharpens) { EXPECT_GT(shares({.temperature = 0.5})
 
 TEST(NextLogits, AreThoseThatTheLossOfASequenceReads) {
   run_tiny({.sets = {"train.batch_size=1", "train.micro_batch_size=1"}, .steps = 3, .finish = [](Trainer& trainer) {
-              const RandomTokens data(resolve_tiny({}).model.vocab);
+              const RandomSamples data(resolve_tiny({}).model.vocab);
               std::vector<int32_t> tokens(resolve_tiny({}).micro_batch.T + 1);
               data.sample(0, tokens);
               double sum = 0;

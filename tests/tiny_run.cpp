@@ -4,6 +4,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/convert.h"
 #include "base/error.h"
 #include "base/random.h"
 #include "engine/checkpoint_ranges.h"
@@ -35,8 +36,10 @@ threads = 1
 class Assembly {
  public:
   void add(const std::string& name, int64_t elements, int64_t begin, Tensor piece, Device& device) {
+    std::vector<std::byte> stored(static_cast<size_t>(piece.bytes()));
+    device.read(stored.data(), piece, piece.bytes());
     std::vector<float> values(static_cast<size_t>(piece.elements()));
-    device.read(values.data(), piece, piece.bytes());
+    convert(values.data(), DType::f32, stored.data(), piece.dtype, piece.elements());
     const std::lock_guard lock(mutex_);
     std::vector<std::optional<float>>& tensor = tensors_[name];
     tensor.resize(static_cast<size_t>(elements));
@@ -64,6 +67,20 @@ class Assembly {
   std::map<std::string, std::vector<std::optional<float>>> tensors_;
 };
 
+/// Every weight in use is its master, rounded.
+void expect_rounded(const std::map<std::string, std::vector<float>>& weights, const std::map<std::string, std::vector<float>>& masters,
+                    DType dtype) {
+  for (const auto& [name, values] : weights) {
+    for (size_t i = 0; i < values.size(); i++) {
+      uint32_t rounded = 0;
+      float expected = 0;
+      convert(&rounded, dtype, &masters.at(name)[i], DType::f32, 1);
+      convert(&expected, DType::f32, &rounded, dtype, 1);
+      if (expected != values[i]) throw InternalError("a weight is not its rounded master in " + name);
+    }
+  }
+}
+
 /// With ZeRO-1 a gradient is summed in the owned range alone.
 void add_gradients(Assembly& assembly, Trainer& trainer) {
   const ShardMap& map = trainer.params().map();
@@ -77,11 +94,11 @@ void add_gradients(Assembly& assembly, Trainer& trainer) {
   }
 }
 
-void add_weights_and_states(Assembly& weights, Assembly& states, Trainer& trainer) {
+void add_weights_and_states(Assembly& weights, Assembly& masters, Assembly& states, Trainer& trainer) {
   const std::string prefix = "weight/";
   for (const CheckpointRange& range : ranges_to_load(trainer)) {
     const bool weight = range.name.starts_with(prefix);
-    Assembly& assembly = weight ? weights : states;
+    Assembly& assembly = !weight ? states : range.data.dtype == trainer.run().precision.master ? masters : weights;
     assembly.add(weight ? range.name.substr(prefix.size()) : range.name, range.shape.elements(), range.begin, range.data, trainer.device());
   }
 }
@@ -99,10 +116,10 @@ ResolvedRun resolve_tiny(const TinyRun& tiny) {
 
 TinyResult run_tiny(const TinyRun& tiny) {
   const ResolvedRun run = resolve_tiny(tiny);
-  const RandomTokens random(run.model.vocab);
+  const RandomSamples random(run.model.vocab);
   const BatchSource* data = tiny.data ? tiny.data : &random;
   TinyResult result;
-  Assembly weights, states, gradients;
+  Assembly weights, masters, states, gradients;
   run_thread_ranks(tiny.ranks, [&](HostGroup& host) {
     const auto device = Device::cpu(run.threads);
     device->reserve(dry_run(run, host.rank(), device->traits()).size);
@@ -117,18 +134,14 @@ TinyResult run_tiny(const TinyRun& tiny) {
       result.losses.push_back(control.loss_sum / static_cast<double>(run.tokens_per_step()));
       result.norms.push_back(control.gradient_norm);
     }
-    add_weights_and_states(weights, states, trainer);
+    add_weights_and_states(weights, masters, states, trainer);
     if (tiny.finish) tiny.finish(trainer);
   });
-  result.weights = weights.take();
+  result.weights = masters.take();
+  expect_rounded(weights.take(), result.weights, run.precision.compute);
   result.states = states.take();
   result.first_gradients = gradients.take();
   return result;
-}
-
-void RandomTokens::sample(int64_t i, std::span<int32_t> tokens) const {
-  const RandomStream stream(seed_, RandomPurpose::Sample, "tiny run", static_cast<uint64_t>(i));
-  for (size_t t = 0; t < tokens.size(); t++) tokens[t] = static_cast<int32_t>(stream.below(t, static_cast<uint64_t>(vocab_)));
 }
 
 }  // namespace tessera

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/batch_source.h"
+#include "engine/step_bench.h"
 #include "engine/trainer.h"
 
 namespace tessera {
@@ -16,7 +16,7 @@ struct TinyRun {
   int ranks = 1;                  // threads of this process
   int64_t steps = 10;             // how many to run
   int64_t first_step = 0;
-  const BatchSource* data = nullptr;          // null: RandomTokens
+  const BatchSource* data = nullptr;          // null: RandomSamples
   std::function<void(Trainer&)> start = {};   // on every rank, instead of Trainer::initialize()
   std::function<void(Trainer&)> finish = {};  // on every rank, after the last step
 };
@@ -24,7 +24,7 @@ struct TinyRun {
 /// What the ranks agreed on, and what they hold together, by logical name.
 struct TinyResult {
   std::vector<double> losses, norms;                          // of each step: mean loss, global gradient norm before clipping
-  std::map<std::string, std::vector<float>> weights;          // at the end
+  std::map<std::string, std::vector<float>> weights;          // at the end, the masters
   std::map<std::string, std::vector<float>> states;           // at the end: "m/NAME", "v/NAME"
   std::map<std::string, std::vector<float>> first_gradients;  // of the first step run: summed over ranks, before clipping
 };
@@ -35,16 +35,5 @@ ResolvedRun resolve_tiny(const TinyRun& tiny);
 /// Trains on `tiny.ranks` thread ranks. Where several ranks hold the same element (replicas, both uses of a tied weight) their bits must be
 /// equal, and every element must be held by some rank: InternalError otherwise.
 TinyResult run_tiny(const TinyRun& tiny);
-
-/// Sample i: uniform tokens of a vocabulary, a function of (seed, i) alone.
-class RandomTokens : public BatchSource {
- public:
-  explicit RandomTokens(int64_t vocab, uint64_t seed = 7) : vocab_(vocab), seed_(seed) {}
-  void sample(int64_t i, std::span<int32_t> tokens) const override;
-
- private:
-  int64_t vocab_;
-  uint64_t seed_;
-};
 
 }  // namespace tessera

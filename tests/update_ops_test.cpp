@@ -1,127 +1,247 @@
 #include "kernels/update_ops.h"
 
-#include <cstring>
-#include <numeric>
+#include <bit>
 
 #include "base/error.h"
 #include "tests/op_test.h"
 #include "tests/reference_elementwise.h"
+#include "tests/update_runs.h"
 
 namespace tessera {
 namespace {
 
 using namespace op_test;
 
-/// `count` values of a plain struct in device memory.
-template <class T>
-T* in_device(TestDevice& device, int64_t count = 1) {
-  return static_cast<T*>(device.tensor({count * static_cast<int64_t>(sizeof(T))}, DType::u8).data);
-}
-
-constexpr AdamWHyper hyper = {.learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f};
-
-template <class Scalar>
-struct AdamWState {
-  std::vector<Scalar> weight, m, v;
-  bool operator==(const AdamWState&) const = default;
-};
-
-/// Several steps on the device, with other gradients and another clip scale in each.
-AdamWState<float> run_adamw(TestDevice& device, int64_t n, const std::vector<UpdateSegment>& segments, int steps) {
-  const Tensor weight = device.tensor({n}, random_values(n, "weight")), m = device.tensor({n}), v = device.tensor({n});
-  auto* control = in_device<StepControl>(device);
-  *control = {};
-  for (int t = 1; t <= steps; t++) {
-    control->applied_steps = t;
-    control->clip_scale = 1.0f / static_cast<float>(t);
-    device->update().adamw(weight, m, v, device.tensor({n}, random_values(n, "gradient" + std::to_string(t))), segments, hyper, control,
-                           device.stream());
+std::vector<UpdateTypes> every_combination_of_types() {
+  std::vector<UpdateTypes> all;
+  for (const DType master : {DType::f32, DType::bf16}) {
+    for (const DType moment : {DType::f32, DType::bf16}) {
+      for (const DType gradient : {DType::f32, DType::bf16}) all.push_back({master, moment, gradient});
+    }
   }
-  return {device.values(weight), device.values(m), device.values(v)};
+  return all;
 }
 
-template <class Scalar>
-AdamWState<Scalar> plain_adamw(int64_t n, const std::vector<UpdateSegment>& segments, int steps) {
-  AdamWState<Scalar> state{converted<Scalar>(random_values(n, "weight")), std::vector<Scalar>(n), std::vector<Scalar>(n)};
-  for (int t = 1; t <= steps; t++) {
-    reference::adamw<Scalar>(state.weight, state.m, state.v, converted<Scalar>(random_values(n, "gradient" + std::to_string(t))), segments,
-                             hyper, 1.0f / static_cast<float>(t), t);
-  }
-  return state;
-}
-
-TEST(AdamW, IsAsExactAsPlainCodeOverSeveralSteps) {
-  TestDevice device = TestDevice::cpu();
-  for (const int64_t n : {int64_t{1}, int64_t{17}, int64_t{1023}, int64_t{50021}}) {
-    SCOPED_TRACE(n);
-    const std::vector<UpdateSegment> segments = {{0, n / 3, 0.1f}, {n / 3, n, 0.0f}};
-    const AdamWState<float> ours = run_adamw(device, n, segments, 5), plain = plain_adamw<float>(n, segments, 5);
-    const AdamWState<double> exact = plain_adamw<double>(n, segments, 5);
-    expect_as_exact_as_plain_code("weight", ours.weight, plain.weight, exact.weight);
-    expect_as_exact_as_plain_code("m", ours.m, plain.m, exact.m);
-    expect_as_exact_as_plain_code("v", ours.v, plain.v, exact.v);
+TEST(Update, IsAsExactAsPlainCodeOverSeveralSteps) {
+  for (const UpdateRule rule : update_rules) {
+    for (const int64_t n : {int64_t{1}, int64_t{17}, int64_t{1023}, int64_t{50021}}) {
+      SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", " << n << " elements");
+      TestDevice device = TestDevice::cpu();
+      UpdateShard shard = make_shard(device, rule, n, {});
+      run_update(device, rule, shard, {}, two_segments(n), 5);
+      expect_state_as_exact_as_plain_code(state_of(device, shard), plain_update<float>(rule, n, {}, two_segments(n), 5),
+                                          plain_update<double>(rule, n, {}, two_segments(n), 5), {});
+    }
   }
 }
 
-TEST(AdamW, ItsUpdatesAreRightAndNotOnlyItsWeights) {
+TEST(Update, IsAsExactAsPlainCodeInEveryCombinationOfTypes) {
+  const int64_t n = 1300;
+  for (const UpdateRule rule : update_rules) {
+    for (const UpdateTypes types : every_combination_of_types()) {
+      SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", master " << name_of(types.master) << ", moment "
+                                      << name_of(types.moment) << ", gradient " << name_of(types.gradient));
+      const auto plain = plain_update<float>(rule, n, types, two_segments(n), 3);
+      const auto exact = plain_update<double>(rule, n, types, two_segments(n), 3);
+      TestDevice device = TestDevice::cpu();
+      for (const DType copy : {DType::u8, DType::f32, DType::bf16, DType::f16}) {
+        UpdateShard shard = make_shard(device, rule, n, types, copy);
+        run_update(device, rule, shard, types, two_segments(n), 3);
+        const auto ours = state_of(device, shard);
+        expect_state_as_exact_as_plain_code(ours, plain, exact, types);
+        if (!shard.weight.empty()) {
+          EXPECT_EQ(device.values(shard.weight), rounded_to(copy, ours.master)) << "the weight is the master, rounded to nearest";
+        }
+      }
+    }
+  }
+}
+
+TEST(Update, ItsStepsAreRightAndNotOnlyItsWeights) {
   // The weights are a thousand times larger than what one step changes: judged alone, the change shows errors that they hide.
   const int64_t n = 1000;
-  const std::vector<UpdateSegment> segments = {{0, n, 0.1f}};
-  TestDevice device = TestDevice::cpu();
-  const AdamWState<float> ours = run_adamw(device, n, segments, 3);
-  const AdamWState<double> exact = plain_adamw<double>(n, segments, 3);
+  const std::vector<UpdateSegment> segments = {{0, n, 0.1f, {}, 0}};
   const std::vector<float> before = random_values(n, "weight");
-  for (int64_t i = 0; i < n; i++) {
-    const double rounding = 4 * std::numeric_limits<float>::epsilon() * std::abs(before[i]);
-    EXPECT_NEAR(static_cast<double>(ours.weight[i]) - before[i], exact.weight[i] - before[i], rounding + 1e-8) << i;
+  for (const UpdateRule rule : update_rules) {
+    TestDevice device = TestDevice::cpu();
+    UpdateShard shard = make_shard(device, rule, n, {});
+    run_update(device, rule, shard, {}, segments, 3);
+    const auto ours = device.values(shard.master);
+    const auto exact = plain_update<double>(rule, n, {}, segments, 3);
+    for (int64_t i = 0; i < n; i++) {
+      const double rounding = 4 * std::numeric_limits<float>::epsilon() * std::abs(before[i]);
+      EXPECT_NEAR(static_cast<double>(ours[i]) - before[i], exact.master[i] - before[i], rounding + 1e-8)
+          << "rule " << static_cast<int>(rule) << ", element " << i;
+    }
   }
 }
 
-TEST(AdamW, LeavesElementsOutsideAllSegmentsAlone) {
+TEST(Update, LeavesElementsOutsideAllSegmentsAlone) {
   const int64_t n = 40000;
-  const std::vector<UpdateSegment> segments = {{3, 100, 0.1f}, {100, 20005, 0.0f}, {20100, 39990, 0.1f}};
-  TestDevice device = TestDevice::cpu();
-  const AdamWState<float> ours = run_adamw(device, n, segments, 2), everything = run_adamw(device, n, {{0, n, 0.1f}}, 2);
-  const std::vector<float> before = random_values(n, "weight");
-  for (const int64_t i : {0, 1, 2, 20005, 20050, 20099, 39990, 39999}) {
-    EXPECT_EQ(ours.weight[i], before[i]) << i;
-    EXPECT_EQ(ours.m[i], 0) << i;
-    EXPECT_EQ(ours.v[i], 0) << i;
+  const std::vector<UpdateSegment> all = {{0, n, 0.1f, rounding_of("a"), 0}};
+  const std::vector<UpdateSegment> some = {
+      {3, 100, 0.1f, rounding_of("a"), 3}, {100, 20005, 0.0f, rounding_of("a"), 100}, {20100, 39990, 0.1f, rounding_of("a"), 20100}};
+  for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
+    TestDevice device = TestDevice::cpu();
+    UpdateShard part = make_shard(device, UpdateRule::AdamW, n, types, DType::f16), whole = make_shard(device, UpdateRule::AdamW, n, types);
+    const std::vector<float> before = device.values(part.master);
+    run_update(device, UpdateRule::AdamW, part, types, some, 2, {.learning_rate = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f});
+    run_update(device, UpdateRule::AdamW, whole, types, all, 2, {.learning_rate = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f});
+    const auto ours = state_of(device, part), everything = state_of(device, whole);
+    const std::vector<float> weight = device.values(part.weight);
+    for (const int64_t i : {0, 1, 2, 20005, 20050, 20099, 39990, 39999}) {
+      EXPECT_EQ(ours.master[i], before[i]) << i;
+      EXPECT_EQ(ours.first[i], 0) << i;
+      EXPECT_EQ(ours.second[i], 0) << i;
+      EXPECT_EQ(weight[i], 0) << i;
+    }
+    for (const int64_t i : {3, 99, 20100, 39989}) EXPECT_EQ(ours.master[i], everything.master[i]) << i;
+    int64_t different = 0;
+    for (int64_t i = 100; i < 20005; i++) different += ours.master[i] != everything.master[i];
+    EXPECT_GT(different, 1000) << "no decay there";
   }
-  for (const int64_t i : {3, 99, 20100, 39989}) EXPECT_EQ(ours.weight[i], everything.weight[i]) << i;
-  for (const int64_t i : {100, 20004}) EXPECT_NE(ours.weight[i], everything.weight[i]) << "no decay at " << i;
 }
 
-TEST(AdamW, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
+TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
   const int64_t n = 100003, cut = 40 * 256;
-  const std::vector<UpdateSegment> whole = {{0, n, 0.1f}};
-  TestDevice one = TestDevice::cpu(1), three = TestDevice::cpu(3);
-  const AdamWState<float> expected = run_adamw(one, n, whole, 2);
-  EXPECT_TRUE(run_adamw(one, n, whole, 2) == expected);
-  EXPECT_TRUE(run_adamw(three, n, whole, 2) == expected);
-  EXPECT_TRUE(run_adamw(three, n, {{0, cut + 1, 0.1f}, {cut + 1, n, 0.1f}}, 2) == expected);
+  for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
+    const auto result = [&](int threads, const std::vector<UpdateSegment>& segments) {
+      TestDevice device = TestDevice::cpu(threads);
+      UpdateShard shard = make_shard(device, UpdateRule::AdamW, n, types);
+      run_update(device, UpdateRule::AdamW, shard, types, segments, 2);
+      return state_of(device, shard);
+    };
+    const RandomStream rounding = rounding_of("a");
+    const std::vector<UpdateSegment> whole = {{0, n, 0.1f, rounding, 11}};
+    const auto expected = result(1, whole);
+    EXPECT_TRUE(result(1, whole) == expected);
+    EXPECT_TRUE(result(3, whole) == expected);
+    EXPECT_TRUE(result(3, {{0, cut + 1, 0.1f, rounding, 11}, {cut + 1, n, 0.1f, rounding, 11 + cut + 1}}) == expected);
+  }
 }
 
-TEST(AdamW, ASkippedStepLeavesEveryBitAlone) {
+TEST(Update, ASkippedStepLeavesEveryBitAlone) {
+  const int64_t n = 1000;
+  for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
+    TestDevice device = TestDevice::cpu();
+    UpdateShard shard = make_shard(device, UpdateRule::AdamW, n, types, DType::f16);
+    shard.first = device.tensor({n}, random_values(n, "m"), types.moment);
+    shard.second = device.tensor({n}, std::vector<float>(n, 0.25f), types.moment);
+    shard.gradient = device.tensor({n}, std::vector<float>(n, NAN), types.gradient);
+    const auto before = state_of(device, shard);
+    auto* control = in_device<StepControl>(device);
+    *control = {.applied_steps = 3, .skip = 1};
+    device->update().update(UpdateRule::AdamW, shard, two_segments(n), usual_hyper, 1, control, device.stream());
+    EXPECT_TRUE(state_of(device, shard) == before);
+    EXPECT_EQ(device.values(shard.weight), std::vector<float>(n));
+  }
+}
+
+/// k / 1024 with random k in [0, 1024), plus `from`.
+std::vector<float> random_fractions(int64_t n, const std::string& name, float from) {
+  const RandomStream stream(3, RandomPurpose::Sample, name);
+  std::vector<float> values(static_cast<size_t>(n));
+  for (size_t i = 0; i < values.size(); i++) values[i] = from + static_cast<float>(stream.below(i, 1024)) / 1024;
+  return values;
+}
+
+TEST(Update, RoundsToBf16ByTheHalfWordsOfEachElement) {
+  // Numbers for which fp32 arithmetic is exact, so that every bit is known.
+  const int64_t n = 40007, first = 13;
+  TestDevice device = TestDevice::cpu(3);
+  const std::vector<float> before = rounded_to(DType::bf16, random_fractions(n, "before", 1)),
+                           gradient = random_fractions(n, "gradient", 0);
+  auto* control = in_device<StepControl>(device);
+  *control = {.applied_steps = 1};
+  const RandomStream stream = rounding_of("a").at(5);
+  const UpdateSegment segment{3, n, 0, rounding_of("a"), first};
+  const auto in_bf16 = [&] { return device.tensor({n}, before, DType::bf16); };
+  // Momentum: m = m / 2 + g;  w -= m / 4.
+  const UpdateShard moved{.master = in_bf16(), .weight = {}, .gradient = device.tensor({n}, gradient), .first = in_bf16(), .second = {}};
+  device->update().update(UpdateRule::Momentum, moved, {&segment, 1}, {.learning_rate = 0.25f, .beta1 = 0.5f}, 5, control, device.stream());
+  // Adam at rate 0: m = m / 2 + g / 2;  v = v / 2 + g^2 / 2.
+  const UpdateShard stays{
+      .master = in_bf16(), .weight = {}, .gradient = device.tensor({n}, gradient), .first = in_bf16(), .second = in_bf16()};
+  device->update().update(UpdateRule::Adam, stays, {&segment, 1}, {.learning_rate = 0, .beta1 = 0.5f, .beta2 = 0.5f, .epsilon = 1}, 5,
+                          control, device.stream());
+  const auto of_momentum = state_of(device, moved), of_adam = state_of(device, stays);
+  for (int64_t i = 3; i < n; i++) {
+    const uint64_t half_word = 4 * static_cast<uint64_t>(first + i - 3);
+    const auto rounded = [&](float value, uint64_t which) {
+      return static_cast<float>(rounded_stochastically(value, stream.half_word(half_word + which)));
+    };
+    const float m = before[i] / 2 + gradient[i];
+    ASSERT_EQ(of_momentum.first[i], rounded(m, 1)) << i;
+    ASSERT_EQ(of_momentum.master[i], rounded(before[i] - m / 4, 0)) << i;
+    ASSERT_EQ(of_adam.master[i], before[i]) << i << ": what is a bf16 number stays";
+    ASSERT_EQ(of_adam.first[i], rounded(before[i] / 2 + gradient[i] / 2, 1)) << i;
+    ASSERT_EQ(of_adam.second[i], rounded(before[i] / 2 + gradient[i] * gradient[i] / 2, 2)) << i;
+  }
+}
+
+TEST(Update, StochasticRoundingKeepsInfinitiesAndNan) {
   const int64_t n = 1000;
   TestDevice device = TestDevice::cpu();
-  const Tensor weight = device.tensor({n}, random_values(n, "weight")), m = device.tensor({n}, random_values(n, "m"));
-  const Tensor v = device.tensor({n}, std::vector<float>(n, 0.25f)), gradient = device.tensor({n}, std::vector<float>(n, NAN));
+  std::vector<float> gradient(n, INFINITY);
+  for (int64_t i = 0; i < n; i += 2) gradient[i] = std::bit_cast<float>(0x7FFFFFFF);  // adding to this NaN's bits gives -0
   auto* control = in_device<StepControl>(device);
-  *control = {.applied_steps = 3, .skip = 1};
-  const UpdateSegment segment{0, n, 0.1f};
-  device->update().adamw(weight, m, v, gradient, {&segment, 1}, hyper, control, device.stream());
-  EXPECT_EQ(device.values(weight), random_values(n, "weight"));
-  EXPECT_EQ(device.values(m), random_values(n, "m"));
-  EXPECT_EQ(device.values(v), std::vector<float>(n, 0.25f));
+  const UpdateSegment segment{0, n, 0, rounding_of("a"), 0};
+  const UpdateShard shard{.master = device.tensor({n}, std::vector<float>(n, 1.0f), DType::bf16),
+                          .weight = {},
+                          .gradient = device.tensor({n}, gradient),
+                          .first = {},
+                          .second = {}};
+  *control = {};
+  device->update().update(UpdateRule::Sgd, shard, {&segment, 1}, usual_hyper, 1, control, device.stream());
+  const std::vector<float> master = device.values(shard.master);
+  for (int64_t i = 0; i < n; i++) {
+    EXPECT_TRUE(i % 2 == 0 ? std::isnan(master[i]) : master[i] == -INFINITY) << i << ": " << master[i];
+  }
+}
+
+/// The mean change of n equal weights, kept in `dtype`, after `steps` steps of SGD that each change them by `change`.
+double mean_drift(DType dtype, int64_t n, int steps, float change) {
+  TestDevice device = TestDevice::cpu();
+  auto* control = in_device<StepControl>(device);
+  *control = {};
+  const float start = 1.25f;
+  const UpdateShard shard{.master = device.tensor({n}, std::vector<float>(n, start), dtype),
+                          .weight = {},
+                          .gradient = device.tensor({n}, std::vector<float>(n, -1.0f)),
+                          .first = {},
+                          .second = {}};
+  const UpdateSegment segment{0, n, 0, rounding_of("a"), 0};
+  for (int step = 0; step < steps; step++) {
+    device->update().update(UpdateRule::Sgd, shard, {&segment, 1}, {.learning_rate = change}, step, control, device.stream());
+  }
+  double sum = 0;
+  for (const float value : device.values(shard.master)) sum += static_cast<double>(value) - start;
+  return sum / static_cast<double>(n);
+}
+
+TEST(Update, ABf16WeightDriftsInTheMeanAsAnFp32WeightUnderUpdatesThatNearestRoundingWouldLose) {
+  // One bf16 step between 1 and 2 is 2^-7; a change of 1/64 of it moves a weight once in 64 updates. All start and stay in [1, 2).
+  const int64_t n = 4096;
+  const int steps = 1000;
+  const double unit = 0x1p-7, probability = 1.0 / 64;
+  const float change = static_cast<float>(unit * probability);
+  EXPECT_EQ(static_cast<float>(bf16_t(1.25f + change)), 1.25f) << "to nearest, the weight would never move";
+  const double drift = steps * unit * probability;
+  EXPECT_NEAR(mean_drift(DType::f32, n, steps, change), drift, 1e-6);
+  // Each weight moves by a binomial number of units: variance steps p (1 - p). Five deviations of the mean of n weights.
+  const double deviation = unit * std::sqrt(steps * probability * (1 - probability) / static_cast<double>(n));
+  EXPECT_NEAR(mean_drift(DType::bf16, n, steps, change), drift, 5 * deviation);
 }
 
 /// The partial after one call of gradient_norm for each of `pieces`.
-StepPartial norm_of(TestDevice& device, const std::vector<std::vector<float>>& pieces) {
+StepPartial norm_of(TestDevice& device, const std::vector<std::vector<float>>& pieces, DType dtype = DType::f32, float loss_scale = 1) {
   auto* partial = in_device<StepPartial>(device);
+  auto* control = in_device<StepControl>(device);
+  *control = {.loss_scale = loss_scale};
   device->update().begin_step(partial, 0, device.stream());
   for (const auto& piece : pieces) {
-    device->update().gradient_norm(partial, device.tensor({static_cast<int64_t>(piece.size())}, piece), device.stream());
+    const Tensor gradient = device.tensor({static_cast<int64_t>(piece.size())}, piece, dtype);
+    device->update().gradient_norm(partial, gradient, control, device.stream());
   }
   return *partial;
 }
@@ -160,6 +280,29 @@ TEST(GradientNorm, DependsNeitherOnThreadsNorOnHowTheGradientIsCutNorOnTheOrder)
     std::reverse(pieces.begin(), pieces.end());
     EXPECT_TRUE(norm_of(three, pieces).norm_squares == expected) << blocks;
   }
+}
+
+TEST(GradientNorm, OfBf16IsThatOfTheSameValuesInFp32) {
+  TestDevice device = TestDevice::cpu();
+  for (const int64_t n : {1, 257, 100001}) {
+    const std::vector<float> gradient = rounded_to(DType::bf16, random_values(n, "gradient"));
+    EXPECT_TRUE(norm_of(device, {gradient}, DType::bf16).norm_squares == norm_of(device, {gradient}).norm_squares) << n;
+  }
+  EXPECT_EQ(norm_of(device, {{1, INFINITY, 1}}, DType::bf16).nonfinite, 1);
+}
+
+TEST(GradientNorm, IsThatOfTheGradientWithoutTheLossScale) {
+  TestDevice device = TestDevice::cpu();
+  const std::vector<float> gradient = random_values(1000, "gradient", 1e-3f);
+  for (const float scale : {2.0f, 65536.0f, 0x1p24f}) {
+    std::vector<float> scaled = gradient;
+    for (float& value : scaled) value *= scale;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      EXPECT_TRUE(norm_of(device, {scaled}, dtype, scale).norm_squares == norm_of(device, {gradient}, dtype).norm_squares) << scale;
+    }
+  }
+  EXPECT_EQ(norm_of(device, {{1048576.0f}}).nonfinite, 1);
+  EXPECT_EQ(norm_of(device, {{1048576.0f}}, DType::f32, 2).nonfinite, 0) << "only the unscaled gradient can be too large";
 }
 
 TEST(GradientNorm, RoundsBlocksToTheNearestEvenUnit) {
@@ -237,13 +380,13 @@ TEST(StepControl, BeginningAStepForgetsTheLastOne) {
 }
 
 /// The control after agree_step of these partials on `before`.
-StepControl agreed(const std::vector<StepPartial>& partials, float clip, StepControl before = {}) {
+StepControl agreed(const std::vector<StepPartial>& partials, float clip, StepControl before = {}, const LossScaling& scaling = {}) {
   TestDevice device = TestDevice::cpu(1);
   auto* control = in_device<StepControl>(device);
   auto* on_device = in_device<StepPartial>(device, static_cast<int64_t>(partials.size()));
   *control = before;
   std::copy(partials.begin(), partials.end(), on_device);
-  device->update().agree_step(control, on_device, static_cast<int>(partials.size()), clip, device.stream());
+  device->update().agree_step(control, on_device, static_cast<int>(partials.size()), clip, scaling, device.stream());
   return *control;
 }
 
@@ -286,29 +429,78 @@ TEST(StepControl, OneRankThatIsNotFiniteSkipsTheStepOnAll) {
   EXPECT_EQ(recovered.skipped_in_a_row, 0);
 }
 
+TEST(StepControl, TheUpdateMultipliesByTheClipScaleOverTheLossScaleOfTheStepThatEnded) {
+  const LossScaling scaling{.dynamic = true, .growth_steps = 1};
+  const StepControl control = agreed({{25 * one, 0, 0, 0}}, 2, {.loss_scale = 1024, .overflows_left = 2}, scaling);
+  EXPECT_EQ(control.clip_scale, 0.4f);
+  EXPECT_EQ(control.gradient_factor, 0.4f / 1024);
+  EXPECT_EQ(control.loss_scale, 2048) << "of the coming step";
+  EXPECT_EQ(agreed({{0, 0, 0, 0}}, 2, {.loss_scale = 8}).gradient_factor, 0.125f);
+}
+
+/// The loss scales after steps that were applied ('.') or overflowed ('x').
+std::vector<float> loss_scales(const std::string& steps, const LossScaling& scaling) {
+  StepControl control{.loss_scale = scaling.initial, .overflows_left = scaling.hysteresis};
+  std::vector<float> scales;
+  for (const char step : steps) {
+    control = agreed({{one, 1, step == 'x', 0}}, 0, control, scaling);
+    scales.push_back(control.loss_scale);
+  }
+  return scales;
+}
+
+TEST(LossScale, DoublesAfterEnoughAppliedStepsAndHalvesOnTheSecondOverflow) {
+  const LossScaling scaling{.dynamic = true, .initial = 64, .growth_steps = 3, .hysteresis = 2};
+  EXPECT_EQ(loss_scales("......", scaling), (std::vector<float>{64, 64, 128, 128, 128, 256}));
+  EXPECT_EQ(loss_scales("xxxx", scaling), (std::vector<float>{64, 32, 32, 16}));
+  EXPECT_EQ(loss_scales("x..x...", scaling), (std::vector<float>{64, 64, 64, 32, 32, 32, 64})) << "halving forgets the steps before";
+  EXPECT_EQ(loss_scales("x...xx", scaling), (std::vector<float>{64, 64, 64, 128, 128, 64})) << "growing restores the hysteresis";
+  EXPECT_EQ(loss_scales(".x..", scaling), (std::vector<float>{64, 64, 64, 128})) << "a survived overflow does not restart the count";
+}
+
+TEST(LossScale, StaysWithinItsLimitsAndWhereItIsNotDynamic) {
+  const LossScaling scaling{.dynamic = true, .initial = 4, .growth_steps = 1, .hysteresis = 1, .least = 2, .most = 8};
+  EXPECT_EQ(loss_scales("...xxxx.", scaling), (std::vector<float>{8, 8, 8, 4, 2, 2, 2, 4}));
+  const LossScaling fixed{.dynamic = false, .initial = 4, .growth_steps = 1, .hysteresis = 1};
+  EXPECT_EQ(loss_scales(".x.x", fixed), (std::vector<float>{4, 4, 4, 4}));
+}
+
 void every_op(TestDevice& device) {
   const int64_t n = 1000;
   const Tensor x = device.tensor({n});
-  const std::vector<UpdateSegment> segments = {{0, 100, 0.1f}, {300, n, 0.0f}};
+  const std::vector<UpdateSegment> segments = {{0, 100, 0.1f, {}, 0}, {300, n, 0.0f, {}, 0}};
   UpdateOps& ops = device->update();
   auto* control = in_device<StepControl>(device);
   auto* partial = in_device<StepPartial>(device);
   ops.begin_step(partial, 0, device.stream());
-  ops.gradient_norm(partial, x, device.stream());
+  ops.gradient_norm(partial, x, control, device.stream());
+  ops.gradient_norm(partial, device.tensor({n}, DType::bf16), control, device.stream());
   ops.add_loss(partial, x, device.stream());
-  ops.agree_step(control, partial, 1, 1, device.stream());
-  ops.adamw(x, device.tensor({n}), device.tensor({n}), device.tensor({n}), segments, hyper, control, device.stream());
+  ops.agree_step(control, partial, 1, 1, {}, device.stream());
+  for (const UpdateRule rule : update_rules) {
+    UpdateShard shard = make_shard(device, rule, n, {.moment = DType::bf16}, DType::f16);
+    shard.gradient = x;
+    ops.update(rule, shard, segments, usual_hyper, 1, control, device.stream());
+  }
 }
 
-TEST(UpdateOps, TheNullDeviceRecordsTheSameOps) { expect_same_trace_on_null(5, every_op); }
+TEST(UpdateOps, TheNullDeviceRecordsTheSameOps) { expect_same_trace_on_null(10, every_op); }
 
-TEST(UpdateOps, AdamWIsPricedByWhatItUpdates) {
+TEST(UpdateOps, AnUpdateIsPricedByWhatItUpdates) {
   TestDevice device = TestDevice::null();
   Trace trace;
   device.stream().set_trace(&trace);
   every_op(device);
-  EXPECT_EQ(trace.back().info.read_bytes, 4 * 800 * 4);
-  EXPECT_EQ(trace.back().info.write_bytes, 3 * 800 * 4);
+  ASSERT_EQ(trace.size(), 10u);
+  const OpKind kinds[] = {OpKind::Sgd, OpKind::Momentum, OpKind::AdaGrad, OpKind::Adam, OpKind::AdamW};
+  for (size_t i = 0; i < 5; i++) {  // 800 elements: fp32 master and gradient, bf16 states, an fp16 weight
+    const OpInfo& info = trace[5 + i].info;
+    const int64_t kept = 4 + 2 * states_of(update_rules[i]);
+    EXPECT_EQ(info.kind, kinds[i]);
+    EXPECT_EQ(info.read_bytes, 800 * (kept + 4));
+    EXPECT_EQ(info.write_bytes, 800 * (kept + 2));
+  }
+  EXPECT_EQ(trace.back().info.flops, 800 * 16.0);
 }
 
 TEST(UpdateOps, AnEmptyShardIsNoWork) {
@@ -316,29 +508,45 @@ TEST(UpdateOps, AnEmptyShardIsNoWork) {
   const Tensor nothing(nullptr, DType::f32, {0});
   auto* control = in_device<StepControl>(device);
   *control = {.applied_steps = 1};
-  device->update().adamw(nothing, nothing, nothing, nothing, {}, hyper, control, device.stream());
+  const UpdateShard shard{.master = nothing, .weight = nothing, .gradient = nothing, .first = nothing, .second = nothing};
+  device->update().update(UpdateRule::AdamW, shard, {}, usual_hyper, 1, control, device.stream());
   auto* partial = in_device<StepPartial>(device);
-  device->update().gradient_norm(partial, nothing, device.stream());
+  device->update().gradient_norm(partial, nothing, control, device.stream());
   EXPECT_TRUE(partial->norm_squares == 0);
 }
 
-TEST(UpdateOps, WrongShapesAreInternalErrors) {
+TEST(UpdateOps, WrongShapesAndTypesAreInternalErrors) {
   TestDevice device = TestDevice::null();
   const Tensor x = device.tensor({64}), other = device.tensor({63}), integers = device.tensor({64}, DType::i32);
+  const Tensor half = device.tensor({64}, DType::f16);
   auto* control = in_device<StepControl>(device);
   auto* partial = in_device<StepPartial>(device);
   Stream& stream = device.stream();
-  const auto adamw = [&](Tensor m, std::vector<UpdateSegment> segments) {
-    device->update().adamw(x, m, x, x, segments, hyper, control, stream);
+  const auto update = [&](UpdateRule rule, UpdateShard shard, std::vector<UpdateSegment> segments) {
+    device->update().update(rule, shard, segments, usual_hyper, 1, control, stream);
   };
-  EXPECT_THROW(adamw(other, {}), InternalError);
-  EXPECT_THROW(adamw({}, {}), InternalError);
-  EXPECT_THROW(adamw(x, {{0, 65, 0}}), InternalError);
-  EXPECT_THROW(adamw(x, {{0, 40, 0}, {39, 64, 0}}), InternalError);
-  EXPECT_THROW(adamw(x, {{-1, 40, 0}}), InternalError);
-  EXPECT_THROW(device->update().gradient_norm(partial, integers, stream), InternalError);
+  const auto of_states = [&](UpdateRule rule, Tensor first, Tensor second) { update(rule, {x, {}, x, first, second}, {}); };
+  const auto of_segments = [&](std::vector<UpdateSegment> segments) { update(UpdateRule::AdamW, {x, {}, x, x, x}, segments); };
+  of_states(UpdateRule::AdamW, x, x);
+  EXPECT_THROW(of_states(UpdateRule::AdamW, x, other), InternalError);
+  EXPECT_THROW(of_states(UpdateRule::AdamW, x, {}), InternalError);
+  EXPECT_THROW(of_states(UpdateRule::Momentum, {}, {}), InternalError);
+  EXPECT_THROW(of_states(UpdateRule::Momentum, x, x), InternalError);
+  EXPECT_THROW(of_states(UpdateRule::Sgd, x, {}), InternalError);
+  EXPECT_THROW(of_states(UpdateRule::Momentum, half, {}), InternalError);
+  update(UpdateRule::Sgd, {x, half, x, {}, {}}, {});
+  EXPECT_THROW(update(UpdateRule::Sgd, {x, integers, x, {}, {}}, {}), InternalError);
+  EXPECT_THROW(update(UpdateRule::Sgd, {x, other, x, {}, {}}, {}), InternalError);
+  EXPECT_THROW(update(UpdateRule::Sgd, {half, {}, x, {}, {}}, {}), InternalError);
+  EXPECT_THROW(update(UpdateRule::Sgd, {x, {}, half, {}, {}}, {}), InternalError);
+  of_segments({{0, 40, 0, {}, 0}, {40, 64, 0, {}, 0}});
+  EXPECT_THROW(of_segments({{0, 65, 0, {}, 0}}), InternalError);
+  EXPECT_THROW(of_segments({{0, 40, 0, {}, 0}, {39, 64, 0, {}, 0}}), InternalError);
+  EXPECT_THROW(of_segments({{-1, 40, 0, {}, 0}}), InternalError);
+  EXPECT_THROW(device->update().gradient_norm(partial, integers, control, stream), InternalError);
+  EXPECT_THROW(device->update().gradient_norm(partial, half, control, stream), InternalError);
   EXPECT_THROW(device->update().add_loss(partial, integers, stream), InternalError);
-  EXPECT_THROW(device->update().agree_step(control, partial, 0, 1, stream), InternalError);
+  EXPECT_THROW(device->update().agree_step(control, partial, 0, 1, {}, stream), InternalError);
 }
 
 }  // namespace

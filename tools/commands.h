@@ -7,6 +7,7 @@ class App;
 namespace tessera {
 
 /// One function a subcommand, in tools/NAME.cpp: declares its options and what runs when it is called. Errors are thrown; main prints them.
+void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_config(CLI::App& app);
 void add_eval(CLI::App& app);

@@ -15,12 +15,22 @@ namespace tessera {
 
 namespace {
 
+/// "562 GFLOP/s in fp32, 1.1 TFLOP/s in bf16, ..."
+std::string matmul_rates(Device& device) {
+  std::string text;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    text += fmt::format("{}{} in {}", text.empty() ? "" : ", ", format_rate(measured_matmul_flops_per_second(device, dtype), "FLOP"),
+                        name_of(dtype));
+  }
+  return text;
+}
+
 void print_info() {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const auto device = Device::cpu(cores);
   const std::optional<int64_t> available = available_memory_bytes();
-  fmt::print("tessera   {}\ncpu       {}, {} threads, {} kernels\nmatmul    {} measured, fp32\nmemory    {}\n\n", TESSERA_VERSION,
-             device->traits().name, cores, device->traits().isa, format_rate(measured_matmul_flops_per_second(*device), "FLOP"),
+  fmt::print("tessera   {}\ncpu       {}, {} threads, {} kernels\nmatmul    {} measured\nmemory    {}\n\n", TESSERA_VERSION,
+             device->traits().name, cores, device->traits().isa, matmul_rates(*device),
              available ? format_bytes(*available) + " available" : "unknown");
   fmt::print("{:16} {:>18} {:>20}  {}\n", "preset", "parameters", "12 l h^2 + 2 v h", "source");
   for (const ModelPreset& preset : model_presets()) {

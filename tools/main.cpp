@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
   CLI::App app("Tessera pretrains GPT models and accounts for every byte and every second of it.", "tessera");
   app.require_subcommand(1);
   app.fallthrough(false);
-  for (auto* add : {add_train, add_plan, add_compare, add_tokenize, add_sample, add_eval, add_info, add_config}) add(app);
+  for (auto* add : {add_train, add_plan, add_compare, add_tokenize, add_sample, add_eval, add_info, add_config, add_bench}) add(app);
   try {
     try {
       app.parse(argc, argv);

@@ -2,13 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "base/system_memory.h"
+#include "base/units.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_ranges.h"
 #include "engine/dry_run.h"
 #include "engine/training_run.h"
-#include "planner/formula.h"
 
 namespace tessera {
 
@@ -34,9 +36,22 @@ int ranks_of(const RunConfig& config) {
   return static_cast<int>(ranks);
 }
 
+ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
+  if (loaded.config.precision.compute != "auto") return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
+  const int threads = resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab).threads;
+  const auto device = Device::cpu(threads);
+  const double narrow = measured_matmul_flops_per_second(*device, DType::bf16),
+               wide = measured_matmul_flops_per_second(*device, DType::f32);
+  constexpr double worth_it = 1.2;  // below that, rounding is not worth the gain
+  const DType fast = narrow >= worth_it * wide ? DType::bf16 : DType::f32;
+  Messages().notice(fmt::format("precision.compute = auto: {}, because matmuls run at {} in bf16 and {} in fp32", name_of(fast),
+                                format_rate(narrow, "FLOP"), format_rate(wide, "FLOP")));
+  return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab, fast);
+}
+
 MemoryTable predict_all(const ResolvedRun& run) {
   MemoryTable table;
-  for (int rank = 0; rank < run.layout.ranks(); rank++) table.merge(predict_memory(run.model, run.layout, run.micro_batch, rank));
+  for (int rank = 0; rank < run.layout.ranks(); rank++) table.merge(predict_memory(memory_question(run), rank));
   return table;
 }
 

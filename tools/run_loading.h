@@ -8,6 +8,7 @@
 #include "engine/run_config.h"
 #include "engine/trainer.h"
 #include "parallel/host_group.h"
+#include "planner/question.h"
 #include "report/memory_table.h"
 #include "tokenizer/sentencepiece.h"
 
@@ -21,6 +22,10 @@ struct LoadedConfig {
 
 /// Files read one over another (empty paths are left out), then each --set, then the tokenizer's size.
 LoadedConfig load_config(const std::vector<std::filesystem::path>& files, const std::vector<std::string>& sets);
+
+/// Checked and resolved. Where precision.compute is "auto", matmuls in bf16 and fp32 are timed on this machine first, and a notice says which
+/// was taken and why.
+ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks);
 
 /// Ranks of a layout when nobody said how many: the product of the axes that are given. ConfigError when it exceeds most_ranks.
 int ranks_of(const RunConfig& config);

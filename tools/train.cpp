@@ -40,12 +40,12 @@ void print_ops(const Profile& profile) {
 void run_null(const TrainArguments& arguments) {
   const LoadedConfig loaded = load_config({arguments.file}, arguments.sets);
   const int ranks = arguments.ranks != 0 ? arguments.ranks : ranks_of(loaded.config);
-  const ResolvedRun run = resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
+  const ResolvedRun run = resolve_here(loaded, ranks);
   if (arguments.rank < 0 || arguments.rank >= ranks) {
     throw ConfigError({fmt::format("rank {} does not exist", arguments.rank), "--rank", fmt::format("0 to {}", ranks - 1), {}});
   }
   const DryRun dry = dry_run(run, arguments.rank, {.kind = DeviceKind::Null, .name = "null", .threads = run.threads});
-  MemoryTable table = predict_memory(run.model, run.layout, run.micro_batch, arguments.rank);
+  MemoryTable table = predict_memory(memory_question(run), arguments.rank);
   add_memory_rows(table, arguments.rank, dry.use, &MemoryRow::dry_run_bytes);
   std::fputs(table.text().c_str(), stdout);
   std::puts("");
@@ -106,7 +106,7 @@ void run_cpu(const TrainArguments& arguments) {
   }
   const LoadedConfig loaded = load_config({file}, arguments.sets);
   const int ranks = arguments.ranks != 0 ? arguments.ranks : arguments.resume ? ranks_of(loaded.config) : 1;
-  const ResolvedRun run = resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
+  const ResolvedRun run = resolve_here(loaded, ranks);
   const RunData data = open_run_data(run);
   options.run_dir = run_dir;
   options.resume = arguments.resume;

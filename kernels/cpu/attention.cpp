@@ -2,13 +2,18 @@
 //
 // Scores are held transposed, a row for each key and a lane for each query: then the maxima and sums of the softmax need no step across
 // lanes, and keys and values are read as they are. Only the queries (and dy) are transposed, once for a tile.
+// Tiles are fp32, whatever the matrices are stored in: conversion is part of the packing. Gradients are summed in fp32 and rounded once.
 // Every sum has an order of its own, so the bits do not depend on the number of threads.
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/attention_heads.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/storage.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/workspace.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cpp"
@@ -16,6 +21,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/simd_math-inl.h"
+#include "kernels/cpu/simd_storage-inl.h"
 #include "kernels/cpu/tile_matmul-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -35,16 +41,43 @@ int64_t padded(int64_t D) { return (D + 15) / 16 * 16; }
 
 int64_t tile_rows(int64_t T, int64_t index) { return std::min(tile, T - index * tile); }
 
-/// to [tile, padded(D)] = factor * rows [begin, begin + count), zero elsewhere.
-void pack_rows(float* to, AttentionHeads::Rows rows, int64_t begin, int64_t count, int64_t D, float factor) {
+/// to [tile, padded(D)] = factor * rows [0, count), zero elsewhere.
+template <class T>
+void pack(float* to, const T* rows, int64_t stride, int64_t count, int64_t D, float factor) {
   const int64_t width = padded(D);
-  for (int64_t r = 0; r < count; r++, to += width) {
-    const float* from = rows[begin + r];
-    for_each_vector(D, [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, factor)), d, to + i); });
+  for (int64_t r = 0; r < count; r++, to += width, rows += stride) {
+    for_each_vector(D, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(load(d, rows + i), hn::Set(d, factor)), d, to + i); });
     std::fill(to + D, to + width, 0.0f);
   }
   std::fill_n(to, (tile - count) * width, 0.0f);
 }
+
+/// rows [0, count) = factor * from [count, padded(D)], rounded to nearest.
+template <class T>
+void unpack(T* rows, int64_t stride, const float* from, int64_t count, int64_t D, float factor) {
+  for (int64_t r = 0; r < count; r++, rows += stride, from += padded(D)) {
+    for_each_vector(D, [=](auto d, int64_t i) HWY_ATTR { store(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, factor)), d, rows + i); });
+  }
+}
+
+/// Tile `index` of one head's rows into fp32, and back.
+void pack_tile(float* to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index,
+               float factor = 1) {
+  with_storage(heads.dtype, [&]<class T>(T*) {
+    const auto rows = heads.rows<T>(matrix, b, head);
+    pack(to, rows[index * tile], rows.stride, tile_rows(heads.shape.T, index), heads.shape.D, factor);
+  });
+}
+void unpack_tile(const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index,
+                 const float* from, float factor = 1) {
+  with_storage(heads.dtype, [&]<class T>(T*) {
+    const auto rows = heads.rows<T>(matrix, b, head);
+    unpack(rows[index * tile], rows.stride, from, tile_rows(heads.shape.T, index), heads.shape.D, factor);
+  });
+}
+
+/// Scores are divided by sqrt(D), and so is their gradient.
+float score_scale(const AttentionHeads& heads) { return 1 / std::sqrt(static_cast<float>(heads.shape.D)); }
 
 /// Panels [D, panel_width()] of the transposed rows, one behind the other.
 void transpose_panels(float* to, const float* packed, int64_t D) {
@@ -109,12 +142,12 @@ void forward_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t 
   std::fill_n(m, tile, -INFINITY);
   std::fill_n(l, tile, 0.0f);
 
-  pack_rows(key, heads.rows(heads.q, b, head), query_tile * tile, queries, D, 1 / std::sqrt(static_cast<float>(D)));
+  pack_tile(key, heads, heads.q, b, head, query_tile, score_scale(heads));
   transpose_panels(q, key, D);
   for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
     const bool diagonal = key_tile == query_tile;
-    pack_rows(key, heads.rows(heads.k, b, shared), key_tile * tile, tile_rows(T, key_tile), D, 1);
-    pack_rows(value, heads.rows(heads.v, b, shared), key_tile * tile, tile_rows(T, key_tile), D, 1);
+    pack_tile(key, heads, heads.k, b, shared, key_tile);
+    pack_tile(value, heads, heads.v, b, shared, key_tile);
     for (int64_t c = 0; c < queries; c += panel) {
       const int64_t keys = visible_keys(diagonal, c);
       multiply_tile<Left::RowMajor, Result::Overwrite>(keys, panel, D, key, width, q + c * D, panel, scores, panel);
@@ -127,32 +160,29 @@ void forward_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t 
     }
   }
 
-  const AttentionHeads::Rows y = heads.rows(heads.y, b, head);
   float* lse = heads.statistics(heads.lse, b, head) + query_tile * tile;
   for (int64_t r = 0; r < queries; r++) {
     const float* column = o + (r - r % panel) * D + r % panel;
     const float factor = 1 / l[r];
-    float* row = y[query_tile * tile + r];
-    for (int64_t i = 0; i < D; i++) row[i] = column[i * panel] * factor;
+    for (int64_t i = 0; i < D; i++) value[r * width + i] = column[i * panel] * factor;
     lse[r] = m[r] + std::log(l[r]);
   }
+  unpack_tile(heads, heads.y, b, head, query_tile, value);
+}
+
+template <class T>
+float dot(const T* a, const T* b, int64_t n) {
+  return sum_of_terms(n, [=](auto d, int64_t i) HWY_ATTR { return hn::Mul(load(d, a + i), load(d, b + i)); });
 }
 
 /// delta[t] = dy[t] . y[t] for one tile of queries.
 void delta_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
-  const int64_t T = heads.shape.T, D = heads.shape.D;
-  const AttentionHeads::Rows y = heads.rows(heads.y, b, head), dy = heads.rows(heads.dy, b, head);
+  const int64_t D = heads.shape.D, begin = query_tile * tile;
   float* delta = heads.statistics(heads.delta, b, head);
-  const Floats d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), begin = query_tile * tile;
-  for (int64_t t = begin; t < begin + tile_rows(T, query_tile); t++) {
-    auto sums = hn::Zero(d);
-    int64_t i = 0;
-    for (; i + lanes <= D; i += lanes) sums = hn::MulAdd(hn::LoadU(d, y[t] + i), hn::LoadU(d, dy[t] + i), sums);
-    float sum = hn::GetLane(hn::SumOfLanes(d, sums));
-    for (; i < D; i++) sum += y[t][i] * dy[t][i];
-    delta[t] = sum;
-  }
+  with_storage(heads.dtype, [&]<class T>(T*) {
+    const auto y = heads.rows<T>(heads.y, b, head), dy = heads.rows<T>(heads.dy, b, head);
+    for (int64_t t = begin; t < begin + tile_rows(heads.shape.T, query_tile); t++) delta[t] = dot(y[t], dy[t], D);
+  });
 }
 
 /// The queries' side of the backward: q and dy of one tile, as rows and transposed. Queries beyond T are zero and so are their gradients.
@@ -163,8 +193,8 @@ struct QueryTile {
 
   void load(const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
     const int64_t D = heads.shape.D, begin = index * tile, count = tile_rows(heads.shape.T, index);
-    pack_rows(q, heads.rows(heads.q, b, head), begin, count, D, 1 / std::sqrt(static_cast<float>(D)));
-    pack_rows(dy, heads.rows(heads.dy, b, head), begin, count, D, 1);
+    pack_tile(q, heads, heads.q, b, head, index, score_scale(heads));
+    pack_tile(dy, heads, heads.dy, b, head, index);
     transpose_panels(q_panels, q, D);
     transpose_panels(dy_panels, dy, D);
     std::fill(std::copy_n(heads.statistics(heads.lse, b, head) + begin, count, lse), lse + tile, 0.0f);
@@ -176,9 +206,8 @@ struct KeyTile {
   alignas(64) float k[tile * max_width], v[tile * max_width];
 
   void load(const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
-    const int64_t D = heads.shape.D, begin = index * tile, count = tile_rows(heads.shape.T, index);
-    pack_rows(k, heads.rows(heads.k, b, head), begin, count, D, 1);
-    pack_rows(v, heads.rows(heads.v, b, head), begin, count, D, 1);
+    pack_tile(k, heads, heads.k, b, head, index);
+    pack_tile(v, heads, heads.v, b, head, index);
   }
 };
 
@@ -214,23 +243,13 @@ struct ScoreTile {
 /// Rows of a tile that share the bounds of a triangular product.
 constexpr int64_t strip = 16;
 
-/// to[key] (+)= scores^T-weighted sum of the queries' rows, for the keys of one tile: dv from p and dy, dk from ds and q.
-void add_to_keys(AttentionHeads::Rows to, int64_t begin, int64_t count, const float* scores, const float* rows, int64_t D, bool diagonal,
-                 bool first) {
+/// sums [tile, padded(D)] += scores-weighted sum of the queries' rows: dv from p and dy, dk from ds and q.
+void add_to_keys(float* sums, const float* scores, const float* rows, int64_t D, bool diagonal) {
   const int64_t width = padded(D);
-  alignas(64) float sums[tile * max_width];
-  for (int64_t s = 0; s < count; s += strip) {
+  for (int64_t s = 0; s < tile; s += strip) {
     const int64_t query = diagonal ? s : 0;  // the first that sees a key of this strip
-    multiply_tile<Left::RowMajor, Result::Overwrite>(strip, width, tile - query, scores + s * tile + query, tile, rows + query * width,
-                                                     width, sums + s * width, width);
-  }
-  for (int64_t r = 0; r < count; r++) {
-    float* row = to[begin + r];
-    const float* sum = sums + r * width;
-    for_each_vector(D, [&](auto d, int64_t i) HWY_ATTR {
-      const auto added = hn::LoadU(d, sum + i);
-      hn::StoreU(first ? added : hn::Add(hn::LoadU(d, row + i), added), d, row + i);
-    });
+    multiply_tile<Left::RowMajor, Result::Add>(strip, width, tile - query, scores + s * tile + query, tile, rows + query * width, width,
+                                               sums + s * width, width);
   }
 }
 
@@ -243,44 +262,35 @@ void add_to_queries(float* dq, const float* ds, const float* keys, int64_t D, bo
   }
 }
 
-void store_query_gradient(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile, const float* dq) {
-  const int64_t D = heads.shape.D, width = padded(D);
-  const float scale = 1 / std::sqrt(static_cast<float>(D));
-  const AttentionHeads::Rows to = heads.rows(heads.dq, b, head);
-  for (int64_t r = 0; r < tile_rows(heads.shape.T, query_tile); r++) {
-    float* row = to[query_tile * tile + r];
-    const float* from = dq + r * width;
-    for_each_vector(D, [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale)), d, row + i); });
-  }
-}
-
-void add_key_gradients(const AttentionHeads& heads, int64_t b, int64_t shared, int64_t key_tile, const QueryTile& queries,
-                       const ScoreTile& scores, bool diagonal, bool first) {
-  const int64_t D = heads.shape.D, begin = key_tile * tile, count = tile_rows(heads.shape.T, key_tile);
-  add_to_keys(heads.rows(heads.dv, b, shared), begin, count, scores.p, queries.dy, D, diagonal, first);
-  add_to_keys(heads.rows(heads.dk, b, shared), begin, count, scores.ds, queries.q, D, diagonal, first);
-}
-
 /// All gradients of key/value head `shared` and of the query heads that share it: five products for each pair of tiles.
-void backward_head(const AttentionHeads& heads, int64_t b, int64_t shared) {
+/// sums: room for the gradients of all keys, 2 T' padded(D) with T' = T rounded up to whole tiles.
+void backward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* sums) {
   const auto [B, T, A, K, D] = heads.shape;
+  const int64_t tiles = (T + tile - 1) / tile, tile_floats = tile * padded(D);
+  float *dk = sums, *dv = sums + tiles * tile_floats;
+  std::fill_n(sums, 2 * tiles * tile_floats, 0.0f);
   QueryTile queries;
   KeyTile keys;
   ScoreTile scores;
   alignas(64) float dq[tile * max_width];
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
-    for (int64_t query_tile = 0; query_tile * tile < T; query_tile++) {
+    for (int64_t query_tile = 0; query_tile < tiles; query_tile++) {
       queries.load(heads, b, head, query_tile);
-      std::fill_n(dq, tile * padded(D), 0.0f);
+      std::fill_n(dq, tile_floats, 0.0f);
       for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
         const bool diagonal = key_tile == query_tile;
         keys.load(heads, b, shared, key_tile);
         scores.compute(queries, keys, D, diagonal);
-        add_key_gradients(heads, b, shared, key_tile, queries, scores, diagonal, diagonal && head % (A / K) == 0);
+        add_to_keys(dv + key_tile * tile_floats, scores.p, queries.dy, D, diagonal);
+        add_to_keys(dk + key_tile * tile_floats, scores.ds, queries.q, D, diagonal);
         add_to_queries(dq, scores.ds, keys.k, D, diagonal);
       }
-      store_query_gradient(heads, b, head, query_tile, dq);
+      unpack_tile(heads, heads.dq, b, head, query_tile, dq, score_scale(heads));
     }
+  }
+  for (int64_t key_tile = 0; key_tile < tiles; key_tile++) {
+    unpack_tile(heads, heads.dk, b, shared, key_tile, dk + key_tile * tile_floats);
+    unpack_tile(heads, heads.dv, b, shared, key_tile, dv + key_tile * tile_floats);
   }
 }
 
@@ -290,15 +300,21 @@ void backward_keys(const AttentionHeads& heads, int64_t b, int64_t shared, int64
   QueryTile queries;
   KeyTile keys;
   ScoreTile scores;
+  alignas(64) float dk[tile * max_width], dv[tile * max_width];
+  std::fill_n(dk, tile * padded(D), 0.0f);
+  std::fill_n(dv, tile * padded(D), 0.0f);
   keys.load(heads, b, shared, key_tile);
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
     for (int64_t query_tile = key_tile; query_tile * tile < T; query_tile++) {
       const bool diagonal = key_tile == query_tile;
       queries.load(heads, b, head, query_tile);
       scores.compute(queries, keys, D, diagonal);
-      add_key_gradients(heads, b, shared, key_tile, queries, scores, diagonal, diagonal && head % (A / K) == 0);
+      add_to_keys(dv, scores.p, queries.dy, D, diagonal);
+      add_to_keys(dk, scores.ds, queries.q, D, diagonal);
     }
   }
+  unpack_tile(heads, heads.dk, b, shared, key_tile, dk);
+  unpack_tile(heads, heads.dv, b, shared, key_tile, dv);
 }
 
 /// dq of one tile of queries, added in the order of backward_head.
@@ -315,8 +331,11 @@ void backward_queries(const AttentionHeads& heads, int64_t b, int64_t head, int6
     scores.compute(queries, keys, D, key_tile == query_tile);
     add_to_queries(dq, scores.ds, keys.k, D, key_tile == query_tile);
   }
-  store_query_gradient(heads, b, head, query_tile, dq);
+  unpack_tile(heads, heads.dq, b, head, query_tile, dq, score_scale(heads));
 }
+
+/// Floats that backward_head needs.
+int64_t key_gradient_floats(const AttentionShape& shape) { return 2 * ((shape.T + tile - 1) / tile) * tile * padded(shape.D); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -333,21 +352,26 @@ HWY_EXPORT(backward_queries);
 
 namespace {
 
-AttentionHeads::Matrix matrix(const Tensor& tensor) { return {tensor.as<float>(), tensor.row_stride()}; }
+/// Of each thread: the gradients of the keys of one head, up to 16384 tokens of width 128.
+constexpr int64_t workspace_floats_per_thread = (int64_t{16} << 20) / static_cast<int64_t>(sizeof(float));
+
+AttentionHeads::Matrix matrix(const Tensor& tensor) { return {tensor.data, tensor.row_stride()}; }
 
 class CpuAttentionOps : public AttentionOps {
  public:
-  explicit CpuAttentionOps(int threads) : threads_(threads) {}
+  explicit CpuAttentionOps(int threads) : threads_(threads), workspace_(workspace_floats_per_thread * threads) {}
 
  private:
   void do_attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, AttentionShape shape, Stream&) override {
-    AttentionHeads heads{.shape = shape, .q = matrix(q), .k = matrix(k), .v = matrix(v), .y = matrix(y), .lse = lse.as<float>()};
+    AttentionHeads heads{
+        .shape = shape, .dtype = q.dtype, .q = matrix(q), .k = matrix(k), .v = matrix(v), .y = matrix(y), .lse = lse.as<float>()};
     for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(forward_tile)(heads, b, head, i); });
   }
 
   void do_attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor delta, Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse,
                              AttentionShape shape, Stream&) override {
     AttentionHeads heads{.shape = shape,
+                         .dtype = q.dtype,
                          .q = matrix(q),
                          .k = matrix(k),
                          .v = matrix(v),
@@ -362,15 +386,20 @@ class CpuAttentionOps : public AttentionOps {
     if (whole_heads_end_first(shape)) {
       const int64_t tasks = shape.B * shape.K;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
-      for (int64_t task = 0; task < tasks; task++) HWY_DYNAMIC_DISPATCH(backward_head)(heads, task / shape.K, task % shape.K);
+      for (int64_t task = 0; task < tasks; task++) {
+        float* sums = workspace_.part(omp_get_thread_num(), threads_).data();
+        HWY_DYNAMIC_DISPATCH(backward_head)(heads, task / shape.K, task % shape.K, sums);
+      }
     } else {
       for_each_tile(shape, shape.K, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(backward_keys)(heads, b, head, i); });
       for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(backward_queries)(heads, b, head, i); });
     }
   }
 
-  /// Five products for each pair of tiles in few large tasks, or seven in many small ones: the same bits, so the faster.
+  /// Five products for each pair of tiles in few large tasks, or seven in many small ones: the same bits, so the faster. The first needs
+  /// room for the gradients of a whole head.
   bool whole_heads_end_first(const AttentionShape& shape) const {
+    if (HWY_STATIC_DISPATCH(key_gradient_floats)(shape) > workspace_floats_per_thread) return false;
     const int64_t tasks = shape.B * shape.K, rounds = (tasks + threads_ - 1) / threads_;
     return 5 * rounds * threads_ <= 7 * tasks;
   }
@@ -384,6 +413,7 @@ class CpuAttentionOps : public AttentionOps {
   }
 
   int threads_;
+  Workspace workspace_;
 };
 
 }  // namespace

@@ -5,23 +5,27 @@ namespace tessera {
 
 /// The operands of one attention call as plain pointers, for code that is compiled once for each instruction set.
 struct AttentionHeads {
-  /// Row t of head h of sequence b starts at data + (b T + t) stride + h D.
+  /// Row t of head h of sequence b starts (b T + t) stride + h D elements of the heads' type after data.
   struct Matrix {
-    float* data = nullptr;
+    void* data = nullptr;
     int64_t stride = 0;
   };
+  /// The rows of one head.
+  template <class T>
   struct Rows {
-    float* data;
+    T* data;
     int64_t stride;
-    float* operator[](int64_t t) const { return data + t * stride; }
+    T* operator[](int64_t t) const { return data + t * stride; }
   };
 
   AttentionShape shape;
+  DType dtype;  // of all matrices
   Matrix q, k, v, y, dy, dq, dk, dv;
   float *lse = nullptr, *delta = nullptr;  // [B, A, T]
 
-  Rows rows(const Matrix& matrix, int64_t b, int64_t head) const {
-    return {matrix.data + b * shape.T * matrix.stride + head * shape.D, matrix.stride};
+  template <class T>
+  Rows<T> rows(const Matrix& matrix, int64_t b, int64_t head) const {
+    return {static_cast<T*>(matrix.data) + b * shape.T * matrix.stride + head * shape.D, matrix.stride};
   }
   float* statistics(float* of, int64_t b, int64_t head) const { return of + (b * shape.A + head) * shape.T; }
 };

@@ -4,6 +4,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/elementwise_loops.h"
 #include "kernels/cpu/parallel_ranges.h"
+#include "kernels/cpu/storage.h"
 #include "kernels/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -11,37 +12,64 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/cpu/simd_math-inl.h"
+#include "kernels/cpu/transform-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tessera {
 namespace HWY_NAMESPACE {
+namespace {
 
-void add_loop(float* out, const float* a, const float* b, int64_t n) {
-  for_each_vector(n, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, out + i); });
-}
-
-void sum_loop(float* out, const float* pieces, int64_t stride, int64_t count, int64_t n, bool accumulate) {
-  for_each_vector(n, [=](auto d, int64_t i) HWY_ATTR {
-    auto sum = hn::LoadU(d, pieces + i);
-    for (int64_t k = 1; k < count; k++) sum = hn::Add(sum, hn::LoadU(d, pieces + k * stride + i));
-    if (accumulate) sum = hn::Add(hn::LoadU(d, out + i), sum);
-    hn::StoreU(sum, d, out + i);
+void cast_loop(const Tensor& to_tensor, const Tensor& from_tensor, float factor, int64_t begin, int64_t end) {
+  with_storage(from_tensor.dtype, [&]<class From>(From*) {
+    with_storage(to_tensor.dtype, [&]<class To>(To*) HWY_ATTR {
+      const From* from = from_tensor.as<From>() + begin;
+      To* to = to_tensor.as<To>() + begin;
+      for_each_vector(end - begin, [=](auto d, int64_t i) HWY_ATTR { store(hn::Mul(hn::Set(d, factor), load(d, from + i)), d, to + i); });
+    });
   });
 }
 
+void add_loop(const Tensor& out_tensor, const Tensor& a, const Tensor& b, int64_t begin, int64_t end) {
+  with_storage(out_tensor.dtype, [&]<class T>(T*) HWY_ATTR {
+    transform<T>(end - begin, {a.as<T>() + begin, b.as<T>() + begin}, {out_tensor.as<T>() + begin},
+                 [](auto, const auto& in, auto& out) HWY_ATTR { out[0] = hn::Add(in[0], in[1]); });
+  });
+}
+
+void ordered_sum_loop(const Tensor& out_tensor, const Tensor& pieces_tensor, int64_t begin, int64_t end) {
+  const int64_t R = pieces_tensor.shape[0], n = pieces_tensor.shape[1];
+  with_storage(out_tensor.dtype, [&]<class T>(T*) HWY_ATTR {
+    const T* pieces = pieces_tensor.as<T>() + begin;
+    T* out = out_tensor.as<T>() + begin;
+    for_each_vector(end - begin, [=](auto d, int64_t i) HWY_ATTR {
+      auto sum = load(d, pieces + i);
+      for (int64_t k = 1; k < R; k++) sum = hn::Add(sum, load(d, pieces + k * n + i));
+      store(sum, d, out + i);
+    });
+  });
+}
+
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace tessera
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tessera {
+namespace {
+HWY_EXPORT(cast_loop);
 HWY_EXPORT(add_loop);
-HWY_EXPORT(sum_loop);
+HWY_EXPORT(ordered_sum_loop);
+}  // namespace
 
-void add_range(float* out, const float* a, const float* b, int64_t n) { HWY_DYNAMIC_DISPATCH(add_loop)(out, a, b, n); }
-void sum_range(float* out, const float* pieces, int64_t stride, int64_t count, int64_t n, bool accumulate) {
-  HWY_DYNAMIC_DISPATCH(sum_loop)(out, pieces, stride, count, n, accumulate);
+void cast_range(const Tensor& to, const Tensor& from, float factor, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(cast_loop)(to, from, factor, begin, end);
+}
+void add_range(const Tensor& out, const Tensor& a, const Tensor& b, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(add_loop)(out, a, b, begin, end);
+}
+void ordered_sum_range(const Tensor& out, const Tensor& pieces, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(ordered_sum_loop)(out, pieces, begin, end);
 }
 
 namespace {
@@ -65,62 +93,71 @@ class CpuElementwiseOps : public ElementwiseOps {
                     [=](int64_t begin, int64_t end) { std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin)); });
   }
 
-  void do_add(Tensor out_tensor, Tensor a_tensor, Tensor b_tensor, Stream&) override {
-    float *out = out_tensor.as<float>(), *a = a_tensor.as<float>(), *b = b_tensor.as<float>();
-    for_each_range(out_tensor.elements(), [=](int64_t begin, int64_t end) { add_range(out + begin, a + begin, b + begin, end - begin); });
+  void do_cast(Tensor to, Tensor from, float factor, Stream&) override {
+    for_each_range(to.elements(), [&](int64_t begin, int64_t end) { cast_range(to, from, factor, begin, end); });
   }
 
-  void do_gelu_forward(Tensor y_tensor, Tensor x_tensor, Stream&) override {
-    float *y = y_tensor.as<float>(), *x = x_tensor.as<float>();
-    for_each_range(x_tensor.elements(), [=](int64_t begin, int64_t end) { gelu_forward_range(y + begin, x + begin, end - begin); });
+  void do_add(Tensor out, Tensor a, Tensor b, Stream&) override {
+    for_each_range(out.elements(), [&](int64_t begin, int64_t end) { add_range(out, a, b, begin, end); });
   }
 
-  void do_gelu_backward(Tensor dx_tensor, Tensor dy_tensor, Tensor x_tensor, Stream&) override {
-    float *dx = dx_tensor.as<float>(), *dy = dy_tensor.as<float>(), *x = x_tensor.as<float>();
-    for_each_range(x_tensor.elements(),
-                   [=](int64_t begin, int64_t end) { gelu_backward_range(dx + begin, dy + begin, x + begin, end - begin); });
+  void do_gelu_forward(Tensor y, Tensor x, Stream&) override {
+    for_each_range(x.elements(), [&](int64_t begin, int64_t end) { gelu_forward_range(y, x, begin, end); });
   }
 
-  void do_ordered_sum(Tensor out_tensor, Tensor pieces_tensor, Stream&) override {
-    float *out = out_tensor.as<float>(), *pieces = pieces_tensor.as<float>();
-    const int64_t R = pieces_tensor.shape[0], n = pieces_tensor.shape[1];
-    for_each_range(n, [=](int64_t begin, int64_t end) { sum_range(out + begin, pieces + begin, n, R, end - begin, false); });
+  void do_gelu_backward(Tensor dx, Tensor dy, Tensor x, Stream&) override {
+    for_each_range(x.elements(), [&](int64_t begin, int64_t end) { gelu_backward_range(dx, dy, x, begin, end); });
+  }
+
+  void do_swiglu_forward(Tensor y, Tensor gate_up, Stream&) override {
+    for_each_row(gate_up, [&](int64_t begin, int64_t end) { swiglu_forward_rows(y, gate_up, begin, end); });
+  }
+
+  void do_swiglu_backward(Tensor dgate_up, Tensor dy, Tensor gate_up, Stream&) override {
+    for_each_row(gate_up, [&](int64_t begin, int64_t end) { swiglu_backward_rows(dgate_up, dy, gate_up, begin, end); });
+  }
+
+  void do_rotary(Tensor x, Tensor table, Turn turn, Stream&) override {
+    for_each_row(x, [&](int64_t begin, int64_t end) { rotary_rows(x, table, turn, begin, end); });
+  }
+
+  void do_ordered_sum(Tensor out, Tensor pieces, Stream&) override {
+    for_each_range(out.elements(), [&](int64_t begin, int64_t end) { ordered_sum_range(out, pieces, begin, end); });
   }
 
   void do_embedding_forward(Tensor h, Tensor tokens, Tensor token_weight, Tensor position_weight, int64_t T, Stream&) override {
-    const int64_t H = h.columns();
-    parallel_ranges(h.rows(), 1, H, threads_, [&](int64_t begin, int64_t end) {
-      embedding_forward_rows(h.as<float>(), tokens.as<int32_t>(), token_weight.as<float>(), position_weight.as<float>(), T, H, begin, end);
-    });
+    for_each_row(h, [&](int64_t begin, int64_t end) { embedding_forward_rows(h, tokens, token_weight, position_weight, T, begin, end); });
   }
 
-  void do_token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens_tensor, Tensor order_tensor, Stream&) override {
-    const int32_t *tokens = tokens_tensor.as<int32_t>(), *order = order_tensor.as<int32_t>();
-    const int64_t N = dh.rows(), H = dh.columns();
+  void do_token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, RandomStream rounding, Stream&) override {
+    const int32_t *token_of = tokens.as<int32_t>(), *rows = order.as<int32_t>();
+    const int64_t N = dh.rows();
     // A cut moves to the end of its token, which then belongs to the thread before.
     const auto whole_tokens = [=](int64_t cut) {
-      while (cut > 0 && cut < N && tokens[order[cut]] == tokens[order[cut - 1]]) cut++;
+      while (cut > 0 && cut < N && token_of[rows[cut]] == token_of[rows[cut - 1]]) cut++;
       return cut;
     };
-    parallel_ranges(N, 1, H, threads_, [&](int64_t begin, int64_t end) {
-      token_embedding_backward_range(dtoken.as<float>(), dh.as<float>(), tokens, order, H, whole_tokens(begin), whole_tokens(end));
+    for_each_row(dh, [&](int64_t begin, int64_t end) {
+      token_embedding_backward_range(dtoken, dh, tokens, order, rounding, whole_tokens(begin), whole_tokens(end));
     });
   }
 
-  /// Sequences are pieces that lie T rows apart.
-  void do_position_embedding_backward(Tensor dposition, Tensor dh_tensor, int64_t T, Stream&) override {
-    float *to = dposition.as<float>(), *dh = dh_tensor.as<float>();
-    const int64_t n = T * dh_tensor.columns(), sequences = dh_tensor.rows() / T;
-    if (sequences == 0) return;
-    for_each_range(n, [=](int64_t begin, int64_t end) { sum_range(to + begin, dh + begin, n, sequences, end - begin, true); });
+  void do_position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, RandomStream rounding, Stream&) override {
+    if (dh.rows() == 0) return;
+    for_each_range(T * dh.columns(),
+                   [&](int64_t begin, int64_t end) { position_embedding_backward_range(dposition, dh, T, rounding, begin, end); });
   }
 
   template <class Body>
   void for_each_range(int64_t n, const Body& body) const {
-    parallel_ranges(n, floats_of_a_line, 1, threads_, body);
+    parallel_ranges(n, line_elements, 1, threads_, body);
+  }
+  template <class Body>
+  void for_each_row(const Tensor& matrix, const Body& body) const {
+    parallel_ranges(matrix.rows(), 1, matrix.columns(), threads_, body);
   }
 
-  static constexpr int64_t line_bytes = 64;
+  static constexpr int64_t line_bytes = 64, line_elements = 32;  // a cache line of the smallest type, whole ones of the others
   int threads_;
 };
 

@@ -1,24 +1,33 @@
 #pragma once
 #include <cstdint>
 
+#include "base/random.h"
+#include "kernels/elementwise_ops.h"
+#include "kernels/tensor.h"
+
 namespace tessera {
 
-/// What one thread does of an elementwise op, on the best instruction set of the machine. Any cut gives the same bits.
+/// What one thread does of an elementwise op, on the best instruction set of the machine: tensors as in elementwise_ops.h, and elements or
+/// rows [begin, end) of them. Any cut gives the same bits.
 
-/// y = gelu(x) and dx = dy gelu'(x) over n elements.
-void gelu_forward_range(float* y, const float* x, int64_t n);
-void gelu_backward_range(float* dx, const float* dy, const float* x, int64_t n);
+void cast_range(const Tensor& to, const Tensor& from, float factor, int64_t begin, int64_t end);
+void add_range(const Tensor& out, const Tensor& a, const Tensor& b, int64_t begin, int64_t end);
+void ordered_sum_range(const Tensor& out, const Tensor& pieces, int64_t begin, int64_t end);
 
-/// out = a + b over n elements.
-void add_range(float* out, const float* a, const float* b, int64_t n);
-/// out[i] = pieces[i] + pieces[i + stride] + ... in order, `count` terms; added to what out holds where `accumulate`.
-void sum_range(float* out, const float* pieces, int64_t stride, int64_t count, int64_t n, bool accumulate);
+void gelu_forward_range(const Tensor& y, const Tensor& x, int64_t begin, int64_t end);
+void gelu_backward_range(const Tensor& dx, const Tensor& dy, const Tensor& x, int64_t begin, int64_t end);
+void swiglu_forward_rows(const Tensor& y, const Tensor& gate_up, int64_t begin, int64_t end);
+void swiglu_backward_rows(const Tensor& dgate_up, const Tensor& dy, const Tensor& gate_up, int64_t begin, int64_t end);
 
-/// Rows [begin, end) of h [N, H] = token_weight[tokens[r]] + position_weight[r % T].
-void embedding_forward_rows(float* h, const int32_t* tokens, const float* token_weight, const float* position_weight, int64_t T, int64_t H,
+void rotary_rows(const Tensor& x, const Tensor& table, Turn turn, int64_t begin, int64_t end);
+
+void embedding_forward_rows(const Tensor& h, const Tensor& tokens, const Tensor& token_weight, const Tensor& position_weight, int64_t T,
                             int64_t begin, int64_t end);
 /// Entries [begin, end) of order, which hold all rows of each of their tokens.
-void token_embedding_backward_range(float* dtoken, const float* dh, const int32_t* tokens, const int32_t* order, int64_t H, int64_t begin,
-                                    int64_t end);
+void token_embedding_backward_range(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order,
+                                    const RandomStream& rounding, int64_t begin, int64_t end);
+/// Elements [begin, end) of the first T rows of dposition.
+void position_embedding_backward_range(const Tensor& dposition, const Tensor& dh, int64_t T, const RandomStream& rounding, int64_t begin,
+                                       int64_t end);
 
 }  // namespace tessera

@@ -1,8 +1,15 @@
-// Softmax cross-entropy, a row at a time: three passes over logits that the nearest cache holds after the first.
+// Softmax cross-entropy, a row at a time: three passes that find the row, or its exponentials, in a near cache.
+#include <omp.h>
+
+#include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/parallel_ranges.h"
+#include "kernels/cpu/storage.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/workspace.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/loss.cpp"
@@ -10,74 +17,78 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/simd_math-inl.h"
+#include "kernels/cpu/simd_storage-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tessera {
 namespace HWY_NAMESPACE {
 namespace {
 
-using Floats = hn::ScalableTag<float>;
-
-/// Four vectors at a time hide the latency of the additions, and one at a time ends the row.
-constexpr int64_t unroll = 4;
-
-float largest_of(const float* row, int64_t n) {
-  const Floats d;
+template <class T>
+float largest_of(const T* row, int64_t n) {
+  const hn::ScalableTag<float> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   float largest = row[0];
-  auto m0 = hn::Set(d, row[0]), m1 = m0, m2 = m0, m3 = m0;
+  auto m0 = hn::Set(d, largest), m1 = m0, m2 = m0, m3 = m0;
   int64_t i = 0;
-  for (; i + unroll * lanes <= n; i += unroll * lanes) {
-    m0 = hn::Max(m0, hn::LoadU(d, row + i));
-    m1 = hn::Max(m1, hn::LoadU(d, row + i + lanes));
-    m2 = hn::Max(m2, hn::LoadU(d, row + i + 2 * lanes));
-    m3 = hn::Max(m3, hn::LoadU(d, row + i + 3 * lanes));
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    m0 = hn::Max(m0, load(d, row + i));
+    m1 = hn::Max(m1, load(d, row + i + lanes));
+    m2 = hn::Max(m2, load(d, row + i + 2 * lanes));
+    m3 = hn::Max(m3, load(d, row + i + 3 * lanes));
   }
-  for (; i < n; i++) largest = row[i] > largest ? row[i] : largest;
-  const float rest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(m0, m1), hn::Max(m2, m3))));
-  return rest > largest ? rest : largest;
+  for (; i < n; i++) largest = std::max<float>(largest, row[i]);
+  return std::max(largest, hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(m0, m1), hn::Max(m2, m3)))));
 }
 
-/// The sum of e^(row[i] - largest); where `keep`, row[i] becomes its term. A NaN anywhere makes the sum NaN.
-template <bool keep>
-float sum_of_exponentials(float* row, int64_t n, float largest) {
-  const Floats d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto term = [&](auto tag, int64_t i) HWY_ATTR {
-    const auto e = exp(tag, hn::Sub(hn::LoadU(tag, row + i), hn::Set(tag, largest)));
-    if constexpr (keep) hn::StoreU(e, tag, row + i);
+/// The sum of e^(row[i] - largest); where `keep`, exponentials[i] becomes its term, also in place. A NaN anywhere makes the sum NaN.
+template <bool keep, class T>
+float sum_of_exponentials(float* exponentials, const T* row, int64_t n, float largest) {
+  return sum_of_terms(n, [=](auto d, int64_t i) HWY_ATTR {
+    const auto e = exp_up_to_88(d, hn::Sub(load(d, row + i), hn::Set(d, largest)));
+    if constexpr (keep) hn::StoreU(e, d, exponentials + i);
     return e;
-  };
-  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + unroll * lanes <= n; i += unroll * lanes) {
-    s0 = hn::Add(s0, term(d, i));
-    s1 = hn::Add(s1, term(d, i + lanes));
-    s2 = hn::Add(s2, term(d, i + 2 * lanes));
-    s3 = hn::Add(s3, term(d, i + 3 * lanes));
-  }
-  float rest = 0;
-  const hn::CappedTag<float, 1> one;
-  for (; i < n; i++) rest += hn::GetLane(term(one, i));
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)))) + rest;
+  });
 }
 
 float loss_of(float largest, float sum, float target_logit) {
   return static_cast<float>(std::log(static_cast<double>(sum)) + (static_cast<double>(largest) - target_logit));
 }
 
-float cross_entropy_row(float* row, int64_t V, int32_t target, float scale) {
+/// The row becomes its gradient, each element rounded once.
+template <class T>
+float cross_entropy_of(T* row, float* exponentials, int64_t V, int32_t target, float scale) {
   const float largest = largest_of(row, V), target_logit = row[target];
-  const float sum = sum_of_exponentials<true>(row, V, largest);
+  const float sum = sum_of_exponentials<true>(exponentials, row, V, largest);
   const float factor = scale / sum;
-  for_each_vector(V, [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d, row + i), hn::Set(d, factor)), d, row + i); });
-  row[target] -= scale;
+  const T at_target(exponentials[target] * factor - scale);
+  for_each_vector(V, [=](auto d, int64_t i) HWY_ATTR { store(hn::Mul(hn::LoadU(d, exponentials + i), hn::Set(d, factor)), d, row + i); });
+  row[target] = at_target;
   return loss_of(largest, sum, target_logit);
 }
 
-float cross_entropy_loss_row(float* row, int64_t V, int32_t target) {
-  const float largest = largest_of(row, V);
-  return loss_of(largest, sum_of_exponentials<false>(row, V, largest), row[target]);
+/// `workspace` holds a row of exponentials; fp32 logits hold their own.
+void cross_entropy_rows(float* losses, const Tensor& logits, const int32_t* targets, float scale, float* workspace, int64_t begin,
+                        int64_t end) {
+  with_storage(logits.dtype, [&]<class T>(T*) {
+    for (int64_t r = begin; r < end; r++) {
+      T* row = logits.as<T>() + r * logits.row_stride();
+      float* exponentials = workspace;
+      if constexpr (std::is_same_v<T, float>) exponentials = row;
+      losses[r] = cross_entropy_of(row, exponentials, logits.columns(), targets[r], scale);
+    }
+  });
+}
+
+void cross_entropy_loss_rows(float* losses, const Tensor& logits, const int32_t* targets, int64_t begin, int64_t end) {
+  const int64_t V = logits.columns();
+  with_storage(logits.dtype, [&]<class T>(T*) {
+    for (int64_t r = begin; r < end; r++) {
+      const T* row = logits.as<T>() + r * logits.row_stride();
+      const float largest = largest_of(row, V);
+      losses[r] = loss_of(largest, sum_of_exponentials<false>(nullptr, row, V, largest), row[targets[r]]);
+    }
+  });
 }
 
 }  // namespace
@@ -87,36 +98,35 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tessera {
-HWY_EXPORT(cross_entropy_row);
-HWY_EXPORT(cross_entropy_loss_row);
-
 namespace {
+HWY_EXPORT(cross_entropy_rows);
+HWY_EXPORT(cross_entropy_loss_rows);
+
+/// A row of exponentials for each thread: no vocabulary is larger.
+constexpr int64_t workspace_floats_per_thread = int64_t{1} << 20;
 
 class CpuLossOps : public LossOps {
  public:
-  explicit CpuLossOps(int threads) : threads_(threads) {}
+  explicit CpuLossOps(int threads) : threads_(threads), workspace_(workspace_floats_per_thread * threads) {}
 
  private:
-  void do_cross_entropy(Tensor losses, Tensor logits, Tensor targets, float scale, Stream&) override {
-    for_each_row(losses, logits, targets,
-                 [scale](float* row, int64_t V, int32_t target) { return HWY_DYNAMIC_DISPATCH(cross_entropy_row)(row, V, target, scale); });
+  void do_cross_entropy(Tensor losses, Tensor logits, Tensor targets, float scale, const StepControl* control, Stream&) override {
+    invariant(logits.columns() <= workspace_floats_per_thread, "a row of logits is longer than the workspace of the loss");
+    parallel_ranges(logits.rows(), 1, logits.columns(), threads_, [&](int64_t begin, int64_t end) {
+      float* exponentials = workspace_.part(omp_get_thread_num(), threads_).data();
+      HWY_DYNAMIC_DISPATCH(cross_entropy_rows)
+      (losses.as<float>(), logits, targets.as<int32_t>(), scale * control->loss_scale, exponentials, begin, end);
+    });
   }
 
   void do_cross_entropy_loss(Tensor losses, Tensor logits, Tensor targets, Stream&) override {
-    for_each_row(losses, logits, targets,
-                 [](float* row, int64_t V, int32_t target) { return HWY_DYNAMIC_DISPATCH(cross_entropy_loss_row)(row, V, target); });
-  }
-
-  template <class RowLoss>
-  void for_each_row(const Tensor& losses, const Tensor& logits, const Tensor& targets, RowLoss row_loss) const {
-    float *to = losses.as<float>(), *from = logits.as<float>();
-    const int32_t* target = targets.as<int32_t>();
-    const int64_t rows = logits.rows(), V = logits.columns(), stride = logits.row_stride();
-#pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t r = 0; r < rows; r++) to[r] = row_loss(from + r * stride, V, target[r]);
+    parallel_ranges(logits.rows(), 1, logits.columns(), threads_, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(cross_entropy_loss_rows)(losses.as<float>(), logits, targets.as<int32_t>(), begin, end);
+    });
   }
 
   int threads_;
+  Workspace workspace_;
 };
 
 }  // namespace

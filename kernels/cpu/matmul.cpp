@@ -1,99 +1,90 @@
-// Linear layers through oneDNN's sgemm, and the sums over rows that bias gradients are.
-#include <dnnl.h>
-
+// Linear layers: which way each product goes, and how its result meets biases and gradients.
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/cpu/converted_matmul.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/targets.h"
+#include "kernels/cpu/library_matmul.h"
+#include "kernels/cpu/matmul_loops.h"
+#include "kernels/cpu/parallel_ranges.h"
+#include "kernels/cpu/workspace.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cpp"
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
-
-#include "kernels/cpu/simd_math-inl.h"
-
-HWY_BEFORE_NAMESPACE();
 namespace tessera {
-namespace HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t column_block = 128;  // what one thread sums at a time: whole cache lines, and enough of a row to be fetched ahead
-
-/// sums[i] += matrix[0][i] + matrix[1][i] + ... for i in [0, width), width <= column_block. Rows are added in groups, whose sums are added
-/// in turn: one long sum would round more, and the groups do not depend on the number of threads.
-void add_rows(float* sums, const float* matrix, int64_t row_stride, int64_t rows, int64_t width) {
-  constexpr int64_t group = 128;
-  alignas(64) float group_sums[column_block];
-  const auto add = [](float* to, const float* from, int64_t n) HWY_ATTR {
-    for_each_vector(n, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, to + i), hn::LoadU(d, from + i)), d, to + i); });
-  };
-  for (int64_t begin = 0; begin < rows; begin += group) {
-    std::fill_n(group_sums, width, 0.0f);
-    for (int64_t row = begin; row < std::min(rows, begin + group); row++) add(group_sums, matrix + row * row_stride, width);
-    add(sums, group_sums, width);
-  }
-}
-
-}  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace tessera
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace tessera {
-HWY_EXPORT(add_rows);
-
-namespace {
-
-/// c = a b + beta c, row-major; a transposed matrix is stored as [its columns, its rows].
-void sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, const Tensor& a, const Tensor& b, float beta,
-           const Tensor& c) {
-  const dnnl_status_t status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a.as<float>(), a.row_stride(), b.as<float>(),
-                                          b.row_stride(), beta, c.as<float>(), c.row_stride());
-  invariant(status == dnnl_success, "oneDNN refused a matmul");
-}
+/// Half of it holds fp32 sums on their way to a 16-bit result or a gradient, the other half two converted panels.
+constexpr int64_t workspace_floats_per_thread = (int64_t{16} << 20) / static_cast<int64_t>(sizeof(float));
 
 class CpuMatmulOps : public MatmulOps {
  public:
-  explicit CpuMatmulOps(int threads) : threads_(threads) {}
+  explicit CpuMatmulOps(int threads)
+      : threads_(threads),
+        workspace_(workspace_floats_per_thread * threads),
+        sums_(workspace_.part(0, 2)),
+        converted_({.a = workspace_.part(2, 4), .b = workspace_.part(3, 4), .c = sums_}, threads) {}
 
  private:
   void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream&) override {
-    if (!bias.empty()) fill_rows(y, bias);
-    sgemm('N', 'T', y.rows(), y.columns(), x.columns(), x, weight, bias.empty() ? 0.0f : 1.0f, y);
+    multiply({.c = y, .a = x, .b = weight, .bias = bias, .transpose_b = true});
   }
 
-  void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream&) override {
-    sgemm('N', 'N', dx.rows(), dx.columns(), dy.columns(), dy, weight, 0.0f, dx);
+  void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream&) override { multiply({.c = dx, .a = dy, .b = weight}); }
+
+  void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream&) override {
+    // sgemm adds by itself; what else multiplies is faster when it overwrites, and bf16 sums must be rounded in our own way.
+    if (dweight.dtype == DType::f32 && !library_.multiplies(x.dtype)) {
+      multiply({.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = true});
+    } else {
+      add_product(dweight, dy, x, rounding);
+    }
+    if (!dbias.empty()) {
+      constexpr int64_t grain = 64;  // whole cache lines in every type
+      parallel_ranges(dbias.elements(), grain, dy.rows(), threads_, [&](int64_t begin, int64_t end) {
+        add_bias_gradient_columns(dbias, dy, rounding, static_cast<uint64_t>(dweight.elements()), begin, end);
+      });
+    }
   }
 
-  void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Stream&) override {
-    sgemm('T', 'N', dweight.rows(), dweight.columns(), x.rows(), dy, x, 1.0f, dweight);
-    if (!dbias.empty()) add_columns(dbias, dy);
+  void multiply(const MatmulProduct& product) {
+    if (product.a.dtype == DType::f32) {
+      multiply_fp32_with_bias(product);
+    } else if (library_.multiplies(product.a.dtype)) {
+      library_.multiply(product);
+    } else {
+      converted_.multiply(product);
+    }
   }
 
-  void fill_rows(const Tensor& y, const Tensor& row) const {
-    const float* from = row.as<float>();
-    float* to = y.as<float>();
-    const int64_t rows = y.rows(), stride = y.row_stride(), width = y.columns();
-#pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t r = 0; r < rows; r++) std::copy_n(from, width, to + r * stride);
+  void multiply_fp32_with_bias(MatmulProduct product) const {
+    if (!product.bias.empty()) {
+      convert_rows(product.c, repeated(product.bias, product.c.rows()), threads_);
+      product.accumulate = true;
+    }
+    multiply_fp32(product);
   }
 
-  void add_columns(const Tensor& sums, const Tensor& matrix) const {
-    constexpr int64_t block = HWY_STATIC_DISPATCH(column_block);
-    float* to = sums.as<float>();
-    const float* from = matrix.as<float>();
-    const int64_t rows = matrix.rows(), stride = matrix.row_stride(), width = matrix.columns();
-#pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t begin = 0; begin < width; begin += block) {
-      HWY_DYNAMIC_DISPATCH(add_rows)(to + begin, from + begin, stride, rows, std::min(block, width - begin));
+  /// dweight += dy^T x, as many rows at a time as the workspace holds.
+  void add_product(const Tensor& dweight, const Tensor& dy, const Tensor& x, const RandomStream& rounding) {
+    const int64_t O = dweight.rows(), I = dweight.columns(), rows = std::min(O, static_cast<int64_t>(sums_.size()) / I);
+    invariant(rows > 0, "a row of a weight is longer than the matmuls' workspace");
+    for (int64_t first = 0; first < O; first += rows) {
+      const int64_t count = std::min(rows, O - first);
+      const Tensor sums(sums_.data(), DType::f32, {count, I}), to = dweight.row_range(first, first + count);
+      multiply({.c = sums, .a = dy.column_range(first, first + count), .b = x, .transpose_a = true});
+      parallel_ranges(count, 1, I, threads_, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r++) {
+          add_to_gradient_range(to.row_range(r, r + 1).data, to.dtype, sums.row_range(r, r + 1).as<float>(), I, rounding,
+                                static_cast<uint64_t>((first + r) * I));
+        }
+      });
     }
   }
 
   int threads_;
+  Workspace workspace_;
+  std::span<float> sums_;
+  LibraryMatmul library_;
+  ConvertedMatmul converted_;
 };
 
 }  // namespace
@@ -101,4 +92,3 @@ class CpuMatmulOps : public MatmulOps {
 std::unique_ptr<MatmulOps> make_cpu_matmul_ops(int threads) { return std::make_unique<CpuMatmulOps>(threads); }
 
 }  // namespace tessera
-#endif

@@ -1,11 +1,9 @@
-// A tiny GPT-2 against PyTorch: golden/make_gpt2_golden.py says what was computed.
+// A tiny gpt2 and a tiny llama against PyTorch: golden/make_golden.py says what was computed.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 
-#include "engine/safetensors.h"
-#include "tests/tiny_run.h"
+#include "tests/golden.h"
 
 namespace tessera {
 namespace {
@@ -13,12 +11,11 @@ namespace {
 constexpr int64_t steps = 20;
 const std::vector<std::string> model_and_optimizer = {"model.layers=2",
                                                       "model.hidden=24",
-                                                      "model.heads=3",
+                                                      "model.head_dim=8",
                                                       "model.vocab=89",
                                                       "model.context=16",
                                                       "train.batch_size=4",
                                                       "train.micro_batch_size=2",
-                                                      "train.clip=1.2",
                                                       "optimizer.learning_rate=1e-2",
                                                       "optimizer.final_fraction=0.1",
                                                       "optimizer.warmup_steps=4",
@@ -27,74 +24,30 @@ const std::vector<std::string> model_and_optimizer = {"model.layers=2",
                                                       "optimizer.beta2=0.95",
                                                       "optimizer.epsilon=1e-8",
                                                       "parallel.threads=1"};
+const std::vector<std::string> gpt2 = {"model.heads=3", "train.clip=1.2"};
+const std::vector<std::string> llama = {"model.architecture=llama", "model.heads=4", "model.kv_heads=2", "model.ffn=40",
+                                        "model.tied=false",         "train.clip=1.5"};
 
-/// The golden file; its tokens are the samples of the run.
-class Golden : public BatchSource {
- public:
-  Golden() : file_(std::string(TESSERA_TESTS_DIR) + "/golden/gpt2_tiny.safetensors"), tokens_(values<int32_t>("tokens", "I32")) {}
-
-  std::vector<float> weight(const std::string& name) const { return values<float>("weight/" + name, "F32"); }
-  std::vector<float> gradient(const std::string& name) const { return values<float>("gradient/" + name, "F32"); }
-  std::vector<double> losses() const { return values<double>("losses", "F64"); }
-  std::vector<double> norms() const { return values<double>("norms", "F64"); }
-  std::vector<std::string> gradient_names() const {
-    std::vector<std::string> names;
-    for (const SafetensorsTensor& tensor : file_.tensors()) {
-      if (tensor.name.starts_with("gradient/")) names.push_back(tensor.name.substr(9));
-    }
-    return names;
-  }
-  void sample(int64_t i, std::span<int32_t> tokens) const override {
-    std::copy_n(tokens_.begin() + i * static_cast<int64_t>(tokens.size()), tokens.size(), tokens.begin());
-  }
-
- private:
-  template <class Value>
-  std::vector<Value> values(const std::string& name, const std::string& dtype) const {
-    const SafetensorsTensor* tensor = file_.find(name);
-    if (tensor == nullptr || tensor->dtype != dtype) throw std::runtime_error("the golden file has no " + name + " of type " + dtype);
-    std::vector<Value> all(static_cast<size_t>(tensor->bytes()) / sizeof(Value));
-    file_.read(*tensor, 0, std::as_writable_bytes(std::span(all)));
-    return all;
-  }
-
-  SafetensorsFile file_;
-  std::vector<int32_t> tokens_;  // [steps x batch, T + 1]
-};
-
-void start_from(const Golden& golden, Trainer& trainer) {
-  trainer.initialize();
-  const ShardMap& map = trainer.params().map();
-  for (const LocalBucket& local : trainer.params().buckets()) {
-    for (const BucketEntry& entry : local.bucket->entries) {
-      const ParamDecl& decl = map.decl(*local.bucket, entry);
-      const std::vector<float> values = golden.weight(decl.tied_to.empty() ? decl.name : decl.tied_to);
-      const Tensor weight = local.weights.flat_range(entry.offset, entry.offset + decl.shape.elements());
-      trainer.device().write(weight, values.data(), static_cast<int64_t>(values.size() * sizeof(float)));
-    }
-  }
-}
-
-struct LayoutCase {
-  const char* name;
+struct GoldenCase {
+  const char *name, *file;
   int ranks;
-  std::vector<std::string> sets;
-  friend void PrintTo(const LayoutCase& layout, std::ostream* out) { *out << layout.name; }
+  std::vector<std::string> model, layout;
+  friend void PrintTo(const GoldenCase& golden, std::ostream* out) { *out << golden.name; }
 };
 
-class GoldenGpt2Ranks : public testing::TestWithParam<LayoutCase> {
+class GoldenRanks : public testing::TestWithParam<GoldenCase> {
  protected:
   TinyRun first_steps(int64_t count) const {
     TinyRun run{.sets = model_and_optimizer, .ranks = GetParam().ranks, .steps = count, .data = &golden_};
     run.sets.push_back("train.steps=" + std::to_string(steps));
-    run.sets.insert(run.sets.end(), GetParam().sets.begin(), GetParam().sets.end());
-    run.start = [this](Trainer& trainer) { start_from(golden_, trainer); };
+    for (const auto* sets : {&GetParam().model, &GetParam().layout}) run.sets.insert(run.sets.end(), sets->begin(), sets->end());
+    run.start = [this](Trainer& trainer) { golden_.start(trainer); };
     return run;
   }
-  Golden golden_;
+  const Golden golden_{GetParam().file};
 };
 
-TEST_P(GoldenGpt2Ranks, LossesOfTwentyStepsAreThoseOfPyTorch) {
+TEST_P(GoldenRanks, LossesOfTwentyStepsAreThoseOfPyTorch) {
   const TinyRun run = first_steps(steps);
   const std::vector<double> expected = golden_.losses(), norms = golden_.norms();
   ASSERT_EQ(std::ssize(expected), steps);
@@ -115,7 +68,7 @@ double norm(const std::vector<float>& values) {
   return std::sqrt(squares);
 }
 
-TEST_P(GoldenGpt2Ranks, GradientsOfStepOneAreThoseOfPyTorch) {
+TEST_P(GoldenRanks, GradientsOfStepOneAreThoseOfPyTorch) {
   const auto gradients = run_tiny(first_steps(1)).first_gradients;
   double squares = 0, elements = 0;
   for (const std::string& name : golden_.gradient_names()) {
@@ -137,10 +90,14 @@ TEST_P(GoldenGpt2Ranks, GradientsOfStepOneAreThoseOfPyTorch) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, GoldenGpt2Ranks,
-                         testing::Values(LayoutCase{"one", 1, {}}, LayoutCase{"pp2", 2, {"parallel.pp=2"}},
-                                         LayoutCase{"dp2_zero1", 2, {"parallel.dp=2", "parallel.zero=1"}}),
-                         [](const auto& layout) { return layout.param.name; });
+INSTANTIATE_TEST_SUITE_P(Models, GoldenRanks,
+                         testing::Values(GoldenCase{"gpt2", "gpt2_tiny", 1, gpt2, {}},
+                                         GoldenCase{"gpt2_pp2", "gpt2_tiny", 2, gpt2, {"parallel.pp=2"}},
+                                         GoldenCase{"gpt2_dp2_zero1", "gpt2_tiny", 2, gpt2, {"parallel.dp=2", "parallel.zero=1"}},
+                                         GoldenCase{"llama", "llama_tiny", 1, llama, {}},
+                                         GoldenCase{"llama_pp2", "llama_tiny", 2, llama, {"parallel.pp=2"}},
+                                         GoldenCase{"llama_dp2_zero1", "llama_tiny", 2, llama, {"parallel.dp=2", "parallel.zero=1"}}),
+                         [](const auto& golden) { return golden.param.name; });
 
 }  // namespace
 }  // namespace tessera

@@ -1,0 +1,147 @@
+#include "engine/step_bench.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "engine/accounts.h"
+
+namespace tessera {
+
+void RandomSamples::sample(int64_t i, std::span<int32_t> tokens) const {
+  const RandomStream stream(seed_, RandomPurpose::Sample, "random samples", static_cast<uint64_t>(i));
+  for (size_t t = 0; t < tokens.size(); t++) tokens[t] = static_cast<int32_t>(stream.below(t, static_cast<uint64_t>(vocab_)));
+}
+
+double StepBench::floor_seconds() const {
+  double sum = 0;
+  for (const OpCost& op : ops) sum += op.floor_seconds;
+  return sum;
+}
+
+namespace {
+
+bool is_matmul(OpKind kind) {
+  return kind == OpKind::LinearForward || kind == OpKind::LinearBackwardInput || kind == OpKind::LinearBackwardWeight;
+}
+bool is_arithmetic(OpKind kind) { return is_matmul(kind) || kind == OpKind::AttentionForward || kind == OpKind::AttentionBackward; }
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+/// Seconds of the fastest of a few calls.
+template <class Call>
+double fastest(Call call) {
+  double best = 1e9;
+  for (int i = 0; i < 4; i++) {
+    const double start = steady_seconds();
+    call();
+    best = std::min(best, steady_seconds() - start);
+  }
+  return best;
+}
+
+/// Host memory as tensors that no arena counts: the ceilings are measured beside the run.
+class Buffer {
+ public:
+  Buffer(DType dtype, Shape shape) : bytes_(static_cast<size_t>(bytes_of(shape, dtype))), tensor_(bytes_.data(), dtype, shape) {}
+  operator Tensor() const { return tensor_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+  Tensor tensor_;
+};
+
+double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
+  const OpInfo* largest = nullptr;
+  for (const OpCost& op : ops) {
+    if (is_matmul(op.info.kind) && (!largest || op.info.flops > largest->flops)) largest = &op.info;
+  }
+  invariant(largest != nullptr, "a training step without a matmul");
+  const auto [N, I, O, _, __] = largest->shape.extents;
+  const DType dtype = largest->shape.dtype;
+  const Buffer x(dtype, {N, I}), weight(dtype, {O, I}), y(dtype, {N, O}), dweight(DType::f32, {O, I});
+  MatmulOps& ops_of = trainer.device().matmul();
+  Stream stream("measure", false);
+  const double seconds = std::min({fastest([&] { ops_of.linear_forward(y, x, weight, {}, stream); }),
+                                   fastest([&] { ops_of.linear_backward_input(x, y, weight, stream); }),
+                                   fastest([&] { ops_of.linear_backward_weight(dweight, {}, y, x, {}, stream); })});
+  return largest->flops / seconds;
+}
+
+double bandwidth_ceiling(Trainer& trainer) {
+  constexpr int64_t elements = int64_t{48} << 20;  // 192 MiB each
+  const Buffer a(DType::f32, {elements}), b(DType::f32, {elements}), c(DType::f32, {elements});
+  ElementwiseOps& ops = trainer.device().elementwise();
+  Stream stream("measure", false);
+  const double copy = fastest([&] { ops.copy(a, b, stream); }), add = fastest([&] { ops.add(a, b, c, stream); });
+  return std::max(2 * 4.0 * elements / copy, 3 * 4.0 * elements / add);
+}
+
+using OpKey = std::tuple<OpKind, std::array<int64_t, 5>, DType, Phase>;
+
+/// What the traces of several steps say of each distinct op.
+std::vector<OpCost> costs_of(const std::vector<Trace>& steps) {
+  std::map<OpKey, OpCost> costs;
+  std::map<OpKey, std::vector<double>> seconds;
+  for (const Trace& trace : steps) {
+    std::map<OpKey, double> of_step;
+    for (const TraceEntry& entry : trace) {
+      const OpInfo& info = entry.info;
+      if (info.launches == 0) continue;
+      const OpKey key{info.kind, info.shape.extents, info.shape.dtype, info.phase};
+      of_step[key] += entry.seconds;
+      OpCost& cost = costs[key];
+      cost.info = info;
+      cost.calls += &trace == &steps.front();
+    }
+    for (const auto& [key, sum] : of_step) seconds[key].push_back(sum);
+  }
+  std::vector<OpCost> sorted;
+  for (auto& [key, cost] : costs) {
+    cost.seconds = median(seconds[key]);
+    sorted.push_back(cost);
+  }
+  std::ranges::sort(sorted, std::greater(), &OpCost::seconds);
+  return sorted;
+}
+
+}  // namespace
+
+StepBench bench_step(Trainer& trainer, double seconds) {
+  constexpr int64_t warm_up = 3, least_steps = 3;
+  const RandomSamples samples(trainer.run().model.vocab);
+  Stream& stream = trainer.device().compute();
+  std::vector<Trace> traces;
+  std::vector<double> times;
+  double total = 0;
+  trainer.initialize();
+  for (int64_t step = 0; step < warm_up + least_steps || total < seconds; step++) {
+    const bool timed = step >= warm_up;
+    if (step == warm_up) stream.profile() = {};
+    if (timed) stream.set_trace(&traces.emplace_back());
+    const double start = steady_seconds();
+    trainer.train_step(step, &samples, false);
+    const double elapsed = steady_seconds() - start;
+    stream.set_trace(nullptr);
+    if (timed) times.push_back(elapsed), total += elapsed;
+  }
+  StepBench bench{.steps = static_cast<int64_t>(times.size()), .step_seconds = median(times)};
+  bench.waterfall = waterfall_of(stream.profile(), bench.steps, total, 0);
+  bench.ops = costs_of(traces);
+  bench.matmul_flops_per_second = matmul_ceiling(trainer, bench.ops);
+  bench.bytes_per_second = bandwidth_ceiling(trainer);
+  for (OpCost& op : bench.ops) {
+    const double each = is_arithmetic(op.info.kind)
+                            ? op.info.flops / bench.matmul_flops_per_second
+                            : static_cast<double>(op.info.read_bytes + op.info.write_bytes) / bench.bytes_per_second;
+    op.floor_seconds = each * static_cast<double>(op.calls);
+  }
+  return bench;
+}
+
+}  // namespace tessera

@@ -1,0 +1,118 @@
+// 16-bit runs keep the promises of fp32 ones: same bits across layouts and resumes. Loss scaling finds its scale.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "engine/checkpoint.h"
+#include "engine/checkpoint_ranges.h"
+#include "tests/tiny_run.h"
+
+namespace tessera {
+namespace {
+
+struct PrecisionCase {
+  const char* name;
+  std::vector<std::string> sets;
+  friend void PrintTo(const PrecisionCase& precision, std::ostream* out) { *out << precision.name; }
+};
+
+class PrecisionRanks : public testing::TestWithParam<PrecisionCase> {
+ protected:
+  TinyRun run(std::vector<std::string> layout, int ranks, int64_t steps = 8) const {
+    layout.insert(layout.end(), GetParam().sets.begin(), GetParam().sets.end());
+    layout.push_back("model.tied=false");  // the same bits at every pipeline depth
+    return {.sets = std::move(layout), .ranks = ranks, .steps = steps};
+  }
+};
+
+void expect_same(const TinyResult& a, const TinyResult& b) {
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.norms, b.norms);
+  EXPECT_EQ(a.weights, b.weights);
+  EXPECT_EQ(a.states, b.states);
+}
+
+TEST_P(PrecisionRanks, PipelineDepthScheduleAndZeroStageChangeNoBit) {
+  const TinyResult one = run_tiny(run({}, 1));
+  expect_same(run_tiny(run({"parallel.pp=2"}, 2)), one);
+  expect_same(run_tiny(run({"parallel.pp=4", "parallel.schedule=gpipe"}, 4)), one);
+  expect_same(run_tiny(run({"parallel.dp=2", "parallel.zero=1"}, 2)), run_tiny(run({"parallel.dp=2"}, 2)));
+}
+
+TEST_P(PrecisionRanks, AResumedRunChangesNoBit) {
+  const auto folder = std::filesystem::path(testing::TempDir()) / (std::string("precision_resume_") + GetParam().name);
+  std::filesystem::remove_all(folder);
+  TinyRun first = run({"parallel.dp=2", "parallel.zero=1"}, 2, 6);
+  const TinyResult whole = run_tiny(first);
+  first.steps = 3;
+  first.sets.push_back("train.steps=6");
+  first.finish = [&](Trainer& trainer) {
+    const StepControl control = trainer.control(2);
+    CheckpointStore(folder, 1, trainer.mesh().host(), nullptr)
+        .save({.step = 3,
+               .applied_steps = control.applied_steps,
+               .skipped_in_a_row = control.skipped_in_a_row,
+               .samples = trainer.samples(),
+               .loss_scale = control.loss_scale,
+               .good_steps = control.good_steps,
+               .overflows_left = control.overflows_left},
+              ranges_to_save(trainer), trainer.device());
+  };
+  run_tiny(first);
+  TinyRun second = run({"parallel.dp=2", "parallel.zero=1"}, 2, 3);
+  second.first_step = 3;
+  second.start = [&](Trainer& trainer) {
+    CheckpointStore store(folder, 1, trainer.mesh().host(), nullptr);
+    const CheckpointState state = *store.newest();
+    store.load(3, ranges_to_load(trainer), trainer.device(), LoadWhat::Whole);
+    trainer.restore({.step = 3,
+                     .applied_steps = state.applied_steps,
+                     .skipped_in_a_row = state.skipped_in_a_row,
+                     .loss_scale = static_cast<float>(state.loss_scale),
+                     .good_steps = static_cast<int32_t>(state.good_steps),
+                     .overflows_left = static_cast<int32_t>(state.overflows_left)},
+                    state.samples);
+  };
+  const TinyResult resumed = run_tiny(second);
+  EXPECT_EQ(resumed.weights, whole.weights);
+  EXPECT_EQ(resumed.states, whole.states);
+  EXPECT_EQ(resumed.losses, std::vector<double>(whole.losses.begin() + 3, whole.losses.end()));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Precisions, PrecisionRanks,
+    testing::Values(PrecisionCase{"bf16", {"precision.compute=bf16"}},
+                    PrecisionCase{"fp16", {"precision.compute=fp16", "precision.loss_scale_growth_steps=2"}},
+                    PrecisionCase{"bf16_states", {"precision.compute=bf16", "precision.gradients=bf16", "precision.moments=bf16"}},
+                    PrecisionCase{
+                        "all_bf16",
+                        {"precision.compute=bf16", "precision.master=bf16", "precision.gradients=bf16", "precision.moments=bf16"}},
+                    PrecisionCase{"llama_fp32", {"model.architecture=llama", "model.kv_heads=2"}},
+                    PrecisionCase{"llama_bf16", {"model.architecture=llama", "model.kv_heads=2", "precision.compute=bf16"}}),
+    [](const auto& precision) { return precision.param.name; });
+
+TEST(LossScaling, OverflowsHalveTheScaleUntilStepsAreFiniteAndGoodStepsDoubleIt) {
+  TinyRun run{.sets = {"precision.compute=fp16", "precision.loss_scale=16777216", "precision.loss_scale_growth_steps=3",
+                       "precision.loss_scale_hysteresis=1"},
+              .steps = 40};
+  std::vector<StepControl> controls;
+  run.finish = [&](Trainer& trainer) {
+    const RandomSamples data(trainer.run().model.vocab);
+    for (int64_t step = 40; step < 60; step++) trainer.train_step(step, &data, false), controls.push_back(trainer.control(step));
+  };
+  const TinyResult result = run_tiny(run);
+  EXPECT_LT(result.losses.back(), result.losses.front());
+  bool grew = false, shrank = false;
+  for (size_t s = 1; s < controls.size(); s++) {
+    const float before = controls[s - 1].loss_scale, after = controls[s].loss_scale;
+    EXPECT_TRUE(after == before || after == 2 * before || after == before / 2);
+    EXPECT_EQ(after < before, controls[s].skip != 0 && before > 1);
+    grew |= after > before, shrank |= after < before;
+  }
+  EXPECT_TRUE(grew && shrank) << "the scale has not settled around the largest that is finite";
+  EXPECT_LT(controls.back().applied_steps, 60);
+  EXPECT_GT(controls.back().applied_steps, 30);
+}
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,171 @@
+// tessera bench: what a training step and each of its ops reach, beside ceilings measured in the same run.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/system_memory.h"
+#include "base/units.h"
+#include "engine/accounts.h"
+#include "engine/dry_run.h"
+#include "engine/step_bench.h"
+#include "tools/commands.h"
+#include "tools/options.h"
+#include "tools/run_loading.h"
+
+namespace tessera {
+
+namespace {
+
+struct BenchArguments {
+  std::string file;
+  std::vector<std::string> sets;
+  double seconds = 5;
+  bool json = false;
+};
+
+/// A bench and what it was run on.
+struct Measured {
+  ResolvedRun run;
+  DeviceTraits device;
+  StepBench bench;
+  double tokens_per_second() const { return static_cast<double>(run.tokens_per_step()) / bench.step_seconds; }
+  double floor_share() const { return bench.floor_seconds() / bench.step_seconds; }
+};
+
+Measured measure(const BenchArguments& arguments) {
+  std::vector<std::string> sets = arguments.sets;
+  if (arguments.file.empty() && sets.empty()) sets = {"model.preset=gpt2-124m", "train.batch_size=4", "train.micro_batch_size=4"};
+  const LoadedConfig loaded = load_config({arguments.file}, sets);
+  Measured measured{.run = resolve_here(loaded, 1), .device = {}, .bench = {}};
+  const auto device = Device::cpu(measured.run.threads);
+  const DryRun dry = dry_run(measured.run, 0, device->traits());
+  expect_fits(dry, dry.size.total_bytes(), 1, available_memory_bytes());
+  device->reserve(dry.size);
+  const auto host = make_self_group();
+  Mesh mesh(measured.run.layout, *host);
+  Trainer trainer(measured.run, *device, mesh);
+  measured.device = device->traits();
+  measured.bench = bench_step(trainer, arguments.seconds);
+  return measured;
+}
+
+double mfu_of(const Measured& measured) {
+  UtilizationInput input = utilization_input(measured.run);
+  input.seconds = measured.bench.step_seconds, input.peak_flops = measured.bench.matmul_flops_per_second;
+  return utilization(Convention::Causal, input).mfu().value_or(0);
+}
+
+std::string shape_text(const ShapeKey& shape) {
+  std::string text;
+  for (const int64_t extent : shape.extents) {
+    if (extent != 0) text += (text.empty() ? "" : " x ") + std::to_string(extent);
+  }
+  return text;
+}
+
+int64_t bytes_of(const OpInfo& info) { return info.read_bytes + info.write_bytes; }
+
+Json to_json(const OpCost& op) {
+  return {{"op", name_of(op.info.kind)},
+          {"phase", name_of(op.info.phase)},
+          {"dtype", name_of(op.info.shape.dtype)},
+          {"shape", op.info.shape.extents},
+          {"calls", op.calls},
+          {"flops", op.info.flops},
+          {"bytes", bytes_of(op.info)},
+          {"seconds", op.seconds},
+          {"floor_seconds", op.floor_seconds}};
+}
+
+Json to_json(const Measured& measured) {
+  Json ops = Json::array();
+  for (const OpCost& op : measured.bench.ops) ops.push_back(to_json(op));
+  return {{"device", measured.device.name},
+          {"isa", measured.device.isa},
+          {"threads", measured.run.threads},
+          {"dtype", name_of(measured.run.precision.compute)},
+          {"steps", measured.bench.steps},
+          {"step_seconds", measured.bench.step_seconds},
+          {"tokens_per_second", measured.tokens_per_second()},
+          {"mfu", mfu_of(measured)},
+          {"matmul_flops_per_second", measured.bench.matmul_flops_per_second},
+          {"bytes_per_second", measured.bench.bytes_per_second},
+          {"floor_seconds", measured.bench.floor_seconds()},
+          {"floor_share", measured.floor_share()},
+          {"waterfall", measured.bench.waterfall},
+          {"ops", std::move(ops)}};
+}
+
+void print_heading(const Measured& measured) {
+  const ModelSpec& model = measured.run.model;
+  fmt::print("{}, {}, {} thread{}, {}: {} {} layers, hidden {}, {} heads, vocabulary {}; {} x {} tokens\n", measured.device.name,
+             measured.device.isa, measured.run.threads, measured.run.threads == 1 ? "" : "s", name_of(measured.run.precision.compute),
+             model.architecture, model.layers, model.hidden, model.heads, model.vocab, measured.run.layout.batch_size,
+             measured.run.micro_batch.T);
+  fmt::print("ceilings: {} in the largest matmul, {} of memory\n", format_rate(measured.bench.matmul_flops_per_second, "FLOP"),
+             format_rate(measured.bench.bytes_per_second, "B"));
+}
+
+void bench_steps(const BenchArguments& arguments) {
+  const Measured measured = measure(arguments);
+  if (arguments.json) return void(std::puts(to_json(measured).dump(1).c_str()));
+  print_heading(measured);
+  fmt::print("{:.0f} tokens/s, {} a step (median of {}), MFU {:.1f}% of that matmul, floor {}: achieved / floor {:.2f}\n\n",
+             measured.tokens_per_second(), format_seconds(measured.bench.step_seconds), measured.bench.steps, 100 * mfu_of(measured),
+             format_seconds(measured.bench.floor_seconds()), measured.floor_share());
+  std::map<std::string, std::pair<double, double>> kinds;  // seconds, floor
+  double in_ops = 0;
+  for (const OpCost& op : measured.bench.ops) {
+    auto& [seconds, floor] = kinds[name_of(op.info.kind)];
+    seconds += op.seconds, floor += op.floor_seconds, in_ops += op.seconds;
+  }
+  std::vector<std::pair<std::string, std::pair<double, double>>> sorted(kinds.begin(), kinds.end());
+  std::ranges::sort(sorted, std::greater(), [](const auto& kind) { return kind.second.first; });
+  fmt::print("{:28} {:>10} {:>7} {:>10} {:>7}\n", "op", "time", "share", "floor", "reached");
+  const auto line = [&](const std::string& name, double seconds, double floor) {
+    fmt::print("{:28} {:>10} {:>6.1f}% {:>10} {:>7}\n", name, format_seconds(seconds), 100 * seconds / measured.bench.step_seconds,
+               floor > 0 ? format_seconds(floor) : "", floor > 0 ? fmt::format("{:.2f}", floor / seconds) : "");
+  };
+  for (const auto& [name, cost] : sorted) line(name, cost.first, cost.second);
+  line("outside ops", measured.bench.step_seconds - in_ops, 0);
+}
+
+void bench_ops(const BenchArguments& arguments) {
+  const Measured measured = measure(arguments);
+  if (arguments.json) return void(std::puts(to_json(measured).dump(1).c_str()));
+  print_heading(measured);
+  fmt::print("\n{:28} {:28} {:8} {:>5} {:>9} {:>9} {:>10} {:>12} {:>12} {:>7}\n", "op", "shape", "phase", "calls", "FLOPs", "bytes", "time",
+             "FLOP/s", "B/s", "reached");
+  for (const OpCost& op : measured.bench.ops) {
+    const double each = op.seconds / static_cast<double>(op.calls);
+    fmt::print("{:28} {:28} {:8} {:>5} {:>9} {:>9} {:>10} {:>12} {:>12} {:>7.2f}\n",
+               fmt::format("{} {}", name_of(op.info.kind), name_of(op.info.shape.dtype)), shape_text(op.info.shape), name_of(op.info.phase),
+               op.calls, format_count(op.info.flops), format_bytes(bytes_of(op.info)), format_seconds(each),
+               format_rate(op.info.flops / each, "FLOP"), format_rate(static_cast<double>(bytes_of(op.info)) / each, "B"),
+               op.floor_seconds / op.seconds);
+  }
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* command = app.add_subcommand("bench", "speed beside ceilings that are measured in the same run");
+  command->require_subcommand(1);
+  const auto add = [command](const char* name, const char* help, void (*run)(const BenchArguments&)) {
+    auto* sub = command->add_subcommand(name, help);
+    auto arguments = std::make_shared<BenchArguments>();
+    sub->add_option("RUN.toml", arguments->file, "configuration; none: gpt2-124m, or what --set says");
+    sub->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
+    add_checked_option(sub, "--seconds", arguments->seconds, between(0, 3600), "of measured steps; default 5");
+    sub->add_flag("--json", arguments->json, "for programs");
+    sub->callback([arguments, run] { run(*arguments); });
+  };
+  add("step", "a training step: tokens/s, MFU, the floor, and which op kind the time goes to", bench_steps);
+  add("ops", "every op and shape of a training step: FLOPs, bytes, time, share of the ceiling", bench_ops);
+}
+
+}  // namespace tessera
