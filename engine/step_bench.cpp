@@ -45,15 +45,18 @@ double fastest(Call call) {
   return best;
 }
 
-/// Host memory as tensors that no arena counts: the ceilings are measured beside the run.
-class Buffer {
+/// Tensors in an arena of their own: the ceilings are measured beside the run, on pages like its own.
+class Buffers {
  public:
-  Buffer(DType dtype, Shape shape) : bytes_(static_cast<size_t>(bytes_of(shape, dtype))), tensor_(bytes_.data(), dtype, shape) {}
-  operator Tensor() const { return tensor_; }
+  explicit Buffers(int64_t bytes) {
+    ArenaSize size;
+    size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] = bytes;
+    arena_ = Arena::reserving(size);
+  }
+  Tensor take(DType dtype, Shape shape) { return arena_->permanent(dtype, shape, MemoryCategory::Scratch); }
 
  private:
-  std::vector<std::byte> bytes_;
-  Tensor tensor_;
+  std::unique_ptr<Arena> arena_;
 };
 
 double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
@@ -64,7 +67,9 @@ double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
   invariant(largest != nullptr, "a training step without a matmul");
   const auto [N, I, O, _, __] = largest->shape.extents;
   const DType dtype = largest->shape.dtype;
-  const Buffer x(dtype, {N, I}), weight(dtype, {O, I}), y(dtype, {N, O}), dweight(DType::f32, {O, I});
+  Buffers buffers(4 * (N * I + 2 * O * I + N * O) + 4 * arena_alignment_bytes);
+  const Tensor x = buffers.take(dtype, {N, I}), weight = buffers.take(dtype, {O, I}), y = buffers.take(dtype, {N, O}),
+               dweight = buffers.take(DType::f32, {O, I});
   MatmulOps& ops_of = trainer.device().matmul();
   Stream stream("measure", false);
   const double seconds = std::min({fastest([&] { ops_of.linear_forward(y, x, weight, {}, stream); }),
@@ -75,10 +80,11 @@ double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
 
 double bandwidth_ceiling(Trainer& trainer) {
   constexpr int64_t elements = int64_t{48} << 20;  // 192 MiB each
-  const Buffer a(DType::f32, {elements}), b(DType::f32, {elements}), c(DType::f32, {elements});
+  Buffers buffers(2 * 4 * elements);
+  const Tensor a = buffers.take(DType::f32, {elements}), b = buffers.take(DType::f32, {elements});
   ElementwiseOps& ops = trainer.device().elementwise();
   Stream stream("measure", false);
-  const double copy = fastest([&] { ops.copy(a, b, stream); }), add = fastest([&] { ops.add(a, b, c, stream); });
+  const double copy = fastest([&] { ops.copy(a, b, stream); }), add = fastest([&] { ops.add(a, a, b, stream); });
   return std::max(2 * 4.0 * elements / copy, 3 * 4.0 * elements / add);
 }
 

@@ -21,7 +21,7 @@ struct StepBench {
   Waterfall waterfall;      // mean
   // Ceilings, measured in the same run.
   double matmul_flops_per_second = 0;  // the fastest of forward, input and weight gradient at the run's largest matmul
-  double bytes_per_second = 0;         // read and written by a copy or a sum of arrays far larger than the caches
+  double bytes_per_second = 0;         // read and written by a copy or an addition in place, of arrays far larger than the caches
   std::vector<OpCost> ops;             // the longest first
 
   /// Sum over the ops: matmuls and attention by FLOPs, all others by bytes.
