@@ -106,15 +106,15 @@ void run_cpu(const TrainArguments& arguments) {
   }
   const LoadedConfig loaded = load_config({file}, arguments.sets);
   const int ranks = arguments.ranks != 0 ? arguments.ranks : arguments.resume ? ranks_of(loaded.config) : 1;
-  const ResolvedRun run = resolve_here(loaded, ranks);
-  const RunData data = open_run_data(run);
-  options.run_dir = run_dir;
-  options.resume = arguments.resume;
-  options.predicted = predict_all(run);
   SignalWatch signals([&](std::optional<int64_t> step) {
     messages.notice(fmt::format("stopping {}, then saving; once more to quit without saving",
                                 step ? fmt::format("after step {}", *step) : std::string("as soon as the run has begun")));
   });
+  const ResolvedRun run = resolve_here(loaded, ranks);  // may start threads to measure: the watch comes before them
+  const RunData data = open_run_data(run);
+  options.run_dir = run_dir;
+  options.resume = arguments.resume;
+  options.predicted = predict_all(run);
   TrainingResult result;
   run_thread_ranks(ranks, [&](HostGroup& host) {
     const TrainingResult own = run_training(run, data, options, host, messages, host.rank() == 0 ? &signals : nullptr);
