@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <set>
 #include <thread>
 
 #include "base/error.h"
@@ -156,6 +157,11 @@ static DType dtype_named(const std::string& name) {
   throw InternalError("no type is called " + name);
 }
 
+int threads_of_a_rank(const RunConfig& config, int ranks) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return config.parallel.threads != 0 ? static_cast<int>(config.parallel.threads) : std::max(1, cores / ranks);
+}
+
 static Precision resolve_precision(const PrecisionConfig& config, const ConfigSource& source, DType fast) {
   Precision precision{.compute = config.compute == "auto" ? fast : dtype_named(config.compute),
                       .master = dtype_named(config.master),
@@ -197,12 +203,25 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
   }
   run.precision = resolve_precision(config.precision, source, fast);
   run.micro_batch = {config.train.micro_batch_size, T, run.precision.compute};
+  constexpr int64_t most_narrow_vocab = 1 << 20;  // a row of logits in fp32 stands beside each thread's 16-bit one (kernels/cpu/loss.cpp)
+  if (run.precision.compute != DType::f32 && run.model.vocab > most_narrow_vocab) {
+    throw ConfigError({fmt::format("model.vocab = {} is too large for logits of 16 bits", run.model.vocab),
+                       source.where_of("model.vocab"),
+                       fmt::format("2 to {}, or precision.compute = \"fp32\"", most_narrow_vocab),
+                       {}});
+  }
   check_countable(run, source);
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  run.threads = config.parallel.threads != 0 ? static_cast<int>(config.parallel.threads) : std::max(1, cores / ranks);
+  run.threads = threads_of_a_rank(config, ranks);
   write_out(run.config, run);
   if (config.train.minutes == 0) run.set_steps(config.train.steps);
   return run;
+}
+
+bool keeps_loss_scale(const std::string& saved_toml, const ResolvedRun& run) {
+  RunConfig saved;
+  read_toml_text(saved_toml, "the checkpoint", saved);
+  return std::ranges::none_of(differences(saved.precision, run.config.precision),
+                              [](const auto& change) { return change.key == "compute" || change.key.starts_with("loss_scale"); });
 }
 
 void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, const std::string& where) {
@@ -214,7 +233,9 @@ void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, cons
   saved = resolve(saved, source, ranks, 0).config;  // keys that are younger than the checkpoint follow from the others
   std::string found, legal;
   for (const auto& [key, before, now] : differences(saved, run.config)) {
-    if (!key.starts_with("model.") && key != "data.validation_fraction" && key != "train.seed" && key != "train.sequence") continue;
+    static const std::set<std::string> fixed = {"data.validation_fraction", "data.weights", "optimizer.name", "train.seed",
+                                                "train.sequence"};
+    if (!key.starts_with("model.") && !fixed.contains(key)) continue;
     found += fmt::format("{}{} = {}, but {} in the checkpoint", found.empty() ? "" : "; ", key, now, before);
     legal += fmt::format("{}{} = {}", legal.empty() ? "" : ", ", key, before);
   }

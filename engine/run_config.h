@@ -194,12 +194,18 @@ struct ResolvedRun {
   void set_steps(int64_t steps);
 };
 
-/// `fast`: what precision.compute = "auto" means here. `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown).
-/// ConfigError naming key, value, where it was given and what would be legal.
+/// parallel.threads, or the machine's cores shared by `ranks`.
+int threads_of_a_rank(const RunConfig& config, int ranks);
+
+/// `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown). `fast`:
+/// what precision.compute = "auto" means here. ConfigError naming key, value, where it was given and what would be legal.
 ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, DType fast = DType::f32);
 
 /// Resuming: ConfigError naming every key that makes `run` another run than the one that wrote `saved_toml`: [model],
-/// data.validation_fraction, train.seed and train.sequence. Every other key may change. `where`: of the checkpoint.
+/// data.validation_fraction, data.weights, optimizer.name, train.seed and train.sequence. Every other key may change. `where`: of the
+/// checkpoint.
 void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, const std::string& where);
+/// Whether the loss scale that a run found means something to the one that goes on: precision and scaling are as they were.
+bool keeps_loss_scale(const std::string& saved_toml, const ResolvedRun& run);
 
 }  // namespace tessera

@@ -37,7 +37,7 @@ class Trainer {
   void restore(const StepControl& control, int64_t samples);
   int64_t samples() const { return samples_; }
   /// The length of the run, when it was not known at the start: shapes the learning rate's curve.
-  void set_steps(int64_t steps) { run_.config.train.steps = steps; }
+  void set_steps(int64_t steps) { run_.set_steps(steps); }
 
   const ResolvedRun& run() const { return run_; }
   ShardedParams& params() { return params_; }

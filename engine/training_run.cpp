@@ -152,13 +152,18 @@ void TrainingRun::resume(const CheckpointState& state) {
   }
   if (signals_ && leads()) signals_->begin(state.step, train.steps);
   store_.load(state.step, ranges_to_load(*trainer_), *device_, LoadWhat::Whole);
-  trainer_->restore({.step = state.step,
-                     .applied_steps = state.applied_steps,
-                     .skipped_in_a_row = state.skipped_in_a_row,
-                     .loss_scale = static_cast<float>(state.loss_scale),
-                     .good_steps = static_cast<int32_t>(state.good_steps),
-                     .overflows_left = static_cast<int32_t>(state.overflows_left)},
-                    state.samples);
+  const LossScaling scaling = run_.loss_scaling();
+  StepControl control{.step = state.step,
+                      .applied_steps = state.applied_steps,
+                      .skipped_in_a_row = state.skipped_in_a_row,
+                      .loss_scale = scaling.initial,
+                      .overflows_left = scaling.hysteresis};
+  if (keeps_loss_scale(state.config, run_)) {
+    control.loss_scale = static_cast<float>(state.loss_scale);
+    control.good_steps = static_cast<int32_t>(state.good_steps);
+    control.overflows_left = static_cast<int32_t>(state.overflows_left);
+  }
+  trainer_->restore(control, state.samples);
   step_ = settled_ = saved_ = state.step;
   if (leads()) messages_.notice(fmt::format("resumed from step {}", state.step));
 }
@@ -280,7 +285,7 @@ void TrainingRun::log(int64_t step, const StepControl& control, const Finished& 
                       .tokens_per_second = static_cast<float>(static_cast<double>(run_.tokens_per_step()) / finished.seconds),
                       .mfu = static_cast<float>(receipt.mfu().value_or(0)),
                       .hfu = static_cast<float>(receipt.hfu().value_or(0)),
-                      .loss_scale = control.loss_scale,
+                      .loss_scale = control.clip_scale / control.gradient_factor,  // that of the step itself
                       .val_loss = finished.val_loss,
                       .skipped = control.skip != 0};
   metrics_->append(metrics);

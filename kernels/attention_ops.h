@@ -18,7 +18,8 @@ class AttentionOps {
   /// y = softmax(q k^T / sqrt(D), causal) v.   y [B T, A D], lse [B, A, T] fp32 (log of each row's sum, for the backward),
   /// q [B T, A D], k, v [B T, K D].
   void attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, AttentionShape shape, Stream& stream);
-  /// dq [B T, A D], dk, dv [B T, K D] are overwritten; dy, y [B T, A D]; lse [B, A, T] from the forward; delta [B, A, T] fp32 is scratch (row sums of dy y).
+  /// dq [B T, A D], dk, dv [B T, K D] are overwritten; dy, y [B T, A D]; lse [B, A, T] from the forward; delta [B, A, T] fp32 is scratch
+  /// (row sums of dy y).
   void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor delta, Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse,
                           AttentionShape shape, Stream& stream);
 

@@ -34,8 +34,9 @@ struct StepControl {
   int32_t stop_votes = 0;
 };
 
-/// Dynamic loss scaling for fp16: doubles after `growth_steps` applied steps, halves on the `hysteresis`th overflow since it last grew
-/// or shrank, never leaves [least, most]. Not dynamic: the scale stays as it is.      Micikevicius et al. 2018, arXiv:1710.03740
+/// Dynamic loss scaling for fp16: doubles after `growth_steps` applied steps, halves on the `hysteresis`th overflow since it last grew and
+/// on every one after that, never leaves [least, most]. Not dynamic: the scale stays as it is.
+/// Micikevicius et al. 2018, arXiv:1710.03740
 struct LossScaling {
   bool dynamic = false;
   float initial = 1;  // 65536 for fp16

@@ -32,7 +32,8 @@ struct LocalBucket {
   bool counted;                      // false for the second use of a tied weight: the norm counts the sum once
 };
 
-/// The parameters of the units that this rank holds: memory in every type of the run's precision, gradients, exchange, gather. Knows the ZeRO stage, so that nobody else asks.
+/// The parameters of the units that this rank holds: memory in every type of the run's precision, gradients, exchange, gather. Knows
+/// the ZeRO stage, so that nobody else asks.
 /// Rajbhandari et al. 2020, arXiv:1910.02054.
 class ShardedParams {
  public:

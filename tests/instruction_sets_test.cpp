@@ -25,9 +25,6 @@ int64_t target_here() { return HWY_TARGET; }
 void exp_of(const float* x, float* y, int64_t n) {
   for_each_vector(n, [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(exp(d, hn::LoadU(d, x + i)), d, y + i); });
 }
-void tanh_of(const float* x, float* y, int64_t n) {
-  for_each_vector(n, [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(tanh(d, hn::LoadU(d, x + i)), d, y + i); });
-}
 void philox_words_of(const RandomStream& stream, uint64_t begin, int64_t count, uint32_t* even, uint32_t* odd) {
   philox_words(stream, begin, count, even, odd);
 }
@@ -41,7 +38,6 @@ HWY_AFTER_NAMESPACE();
 namespace tessera {
 HWY_EXPORT(target_here);
 HWY_EXPORT(exp_of);
-HWY_EXPORT(tanh_of);
 HWY_EXPORT(philox_words_of);
 
 namespace {
@@ -96,22 +92,6 @@ TEST(EveryInstructionSet, ExpEndsInZeroInfinityAndNan) {
     HWY_DYNAMIC_DISPATCH(exp_of)(x.data(), y.data(), 8);
     EXPECT_EQ(std::vector<float>(y.begin(), y.begin() + 7), (std::vector<float>{0, 0, 0, 1, INFINITY, INFINITY, INFINITY}));
     EXPECT_TRUE(std::isnan(y[7]));
-  });
-}
-
-TEST(EveryInstructionSet, TanhIsWithinThreeUnitsInTheLastPlace) {
-  on_every_instruction_set([] {
-    for (const auto& x : {evenly(-12, 12, 1000003), evenly(-1e-3, 1e-3, 10001)}) {
-      std::vector<float> y(x.size());
-      HWY_DYNAMIC_DISPATCH(tanh_of)(x.data(), y.data(), static_cast<int64_t>(x.size()));
-      EXPECT_LE(worst_ulps(x, y, [](double v) { return std::tanh(v); }), 3);
-    }
-    const std::vector<float> x = {INFINITY, -INFINITY, NAN};
-    std::vector<float> y(3);
-    HWY_DYNAMIC_DISPATCH(tanh_of)(x.data(), y.data(), 3);
-    EXPECT_EQ(y[0], 1);
-    EXPECT_EQ(y[1], -1);
-    EXPECT_TRUE(std::isnan(y[2]));
   });
 }
 

@@ -127,6 +127,47 @@ TEST(RunConfig, ARunIsAnotherOneWhenItsModelSeedSequenceOrSplitDiffers) {
   }
 }
 
+TEST(RunConfig, AutoTakesTheTypeThatIsFastHereAndStoresIt) {
+  RunConfig config = small();
+  config.precision.compute = "auto";
+  EXPECT_EQ(resolve(config, {}, 1, 0, DType::f32).precision.compute, DType::f32);
+  config.precision.master = "bf16";  // the master is the weight
+  const ResolvedRun run = resolve(config, {}, 1, 0, DType::bf16);
+  EXPECT_EQ(run.precision, (Precision{.compute = DType::bf16, .master = DType::bf16}));
+  EXPECT_EQ(run.micro_batch.dtype, DType::bf16);
+  EXPECT_EQ(run.config.precision.compute, "bf16");
+}
+
+TEST(RunConfig, StatesThatCannotBeAreRefused) {
+  RunConfig config = small();
+  config.precision.master = "bf16";
+  EXPECT_NE(error_of(config, 1).find("precision.master"), std::string::npos);
+  config.precision.master = "fp32", config.precision.loss_scale = 1000;
+  EXPECT_NE(error_of(config, 1).find("no power of two"), std::string::npos);
+  config.precision.loss_scale = 1024, config.precision.compute = "bf16", config.model.vocab = 1 << 21;
+  EXPECT_NE(error_of(config, 1).find("logits of 16 bits"), std::string::npos);
+  EXPECT_THROW(apply_set(config, "precision.moments=fp16"), ConfigError);
+}
+
+TEST(RunConfig, ALossScaleIsKeptOnlyUnderTheSettingsThatFoundIt) {
+  RunConfig config = small();
+  config.precision.compute = "fp16";
+  const ResolvedRun half = resolve(config, {}, 1, 0);
+  const std::string saved = write_toml(half.config);
+  EXPECT_TRUE(keeps_loss_scale(saved, half));
+  config.precision.loss_scale = 1024;
+  EXPECT_FALSE(keeps_loss_scale(saved, resolve(config, {}, 1, 0)));
+  EXPECT_FALSE(keeps_loss_scale(write_toml(resolve(small(), {}, 1, 0).config), half)) << "an fp32 run found none";
+}
+
+TEST(RunConfig, TheDecayOfATimeBudgetFollowsItsLength) {
+  RunConfig config = small();
+  config.train.minutes = 1, config.optimizer.schedule = "wsd";
+  ResolvedRun run = resolve(config, {}, 1, 0);
+  run.set_steps(500);
+  EXPECT_EQ(run.learning_rate().decay_steps, 100);
+}
+
 TEST(RunConfig, ImpossibleLayoutsNameTheKeyTheValueAndWhatIsLegal) {
   RunConfig config = small();
   config.parallel.pp = 3;

@@ -452,7 +452,7 @@ std::vector<float> loss_scales(const std::string& steps, const LossScaling& scal
 TEST(LossScale, DoublesAfterEnoughAppliedStepsAndHalvesOnTheSecondOverflow) {
   const LossScaling scaling{.dynamic = true, .initial = 64, .growth_steps = 3, .hysteresis = 2};
   EXPECT_EQ(loss_scales("......", scaling), (std::vector<float>{64, 64, 128, 128, 128, 256}));
-  EXPECT_EQ(loss_scales("xxxx", scaling), (std::vector<float>{64, 32, 32, 16}));
+  EXPECT_EQ(loss_scales("xxxx", scaling), (std::vector<float>{64, 32, 16, 8}));
   EXPECT_EQ(loss_scales("x..x...", scaling), (std::vector<float>{64, 64, 64, 32, 32, 32, 64})) << "halving forgets the steps before";
   EXPECT_EQ(loss_scales("x...xx", scaling), (std::vector<float>{64, 64, 64, 128, 128, 64})) << "growing restores the hysteresis";
   EXPECT_EQ(loss_scales(".x..", scaling), (std::vector<float>{64, 64, 64, 128})) << "a survived overflow does not restart the count";

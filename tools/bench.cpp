@@ -38,7 +38,8 @@ struct Measured {
 
 Measured measure(const BenchArguments& arguments) {
   std::vector<std::string> sets = arguments.sets;
-  if (arguments.file.empty() && sets.empty()) sets = {"model.preset=gpt2-124m", "train.batch_size=4", "train.micro_batch_size=4"};
+  const auto of_model = [](const std::string& set) { return set.starts_with("model."); };
+  if (arguments.file.empty() && std::ranges::none_of(sets, of_model)) sets.insert(sets.begin(), "model.preset=gpt2-124m");
   const LoadedConfig loaded = load_config({arguments.file}, sets);
   Measured measured{.run = resolve_here(loaded, 1), .device = {}, .bench = {}};
   const auto device = Device::cpu(measured.run.threads);

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <fmt/format.h>
-
 #include "base/error.h"
 #include "base/system_memory.h"
 #include "base/units.h"
@@ -38,8 +36,7 @@ int ranks_of(const RunConfig& config) {
 
 ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
   if (loaded.config.precision.compute != "auto") return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
-  const int threads = resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab).threads;
-  const auto device = Device::cpu(threads);
+  const auto device = Device::cpu(threads_of_a_rank(loaded.config, ranks));
   const double narrow = measured_matmul_flops_per_second(*device, DType::bf16),
                wide = measured_matmul_flops_per_second(*device, DType::f32);
   constexpr double worth_it = 1.2;  // below that, rounding is not worth the gain

@@ -1,4 +1,4 @@
-// exp and tanh on vectors of floats, and loops and sums over arrays that are no multiple of a vector.
+// exp on vectors of floats, and loops and sums over arrays that are no multiple of a vector.
 // Included once for each instruction set, after hwy/foreach_target.h (Highway's "-inl" convention).
 #if defined(TESSERA_KERNELS_CPU_SIMD_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TESSERA_KERNELS_CPU_SIMD_MATH_INL_H_
@@ -41,19 +41,6 @@ HWY_INLINE V exp_up_to_88(D d, V x) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp(D d, V x) {
   return hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.3f)), hn::Set(d, __builtin_inff()), exp_up_to_88(d, x));
-}
-
-/// tanh x within 3 ulp: a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.     Moshier, Cephes library, tanhf
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V tanh(D d, V x) {
-  const V one = hn::Set(d, 1.0f), size = hn::Abs(x), square = hn::Mul(x, x);
-  V p = hn::MulAdd(hn::Set(d, -5.70498872745e-3f), square, hn::Set(d, 2.06390887954e-2f));
-  p = hn::MulAdd(p, square, hn::Set(d, -5.37397155531e-2f));
-  p = hn::MulAdd(p, square, hn::Set(d, 1.33314422036e-1f));
-  p = hn::MulAdd(p, square, hn::Set(d, -3.33332819422e-1f));
-  const V near = hn::MulAdd(hn::Mul(p, square), x, x);
-  const V far = hn::Sub(one, hn::Div(hn::Set(d, 2.0f), hn::Add(exp(d, hn::Add(size, size)), one)));
-  return hn::IfThenElse(hn::Lt(size, hn::Set(d, 0.625f)), near, hn::CopySign(far, x));
 }
 
 /// body(d, i) for every i in [0, n): whole vectors first, then one element at a time. Never touches element n, unlike masked memory

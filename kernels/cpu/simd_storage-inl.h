@@ -9,7 +9,6 @@
 
 #include <hwy/highway.h>
 
-#include <type_traits>
 
 #include "base/half.h"
 
@@ -107,21 +106,6 @@ HWY_INLINE void store(hn::Vec<D> value, D d, f16_t* to) {
   for (size_t i = 0; i < hn::Lanes(d); i++) to[i] = f16_t(lanes[i]);
 }
 #endif
-
-/// What storage in T makes of a value.
-template <class T, class D>
-HWY_INLINE hn::Vec<D> rounded_to(D d, hn::Vec<D> value) {
-  if constexpr (std::is_same_v<T, float>) {
-    return value;
-  } else if constexpr (std::is_same_v<T, bf16_t>) {
-    const hn::RebindToUnsigned<D> wide;
-    return hn::BitCast(d, hn::And(bf16_words(d, value), hn::Set(wide, 0xFFFF0000u)));
-  } else {
-    HWY_ALIGN T stored[HWY_MAX_BYTES / sizeof(float)];
-    store(value, d, stored);
-    return load(d, stored);
-  }
-}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace tessera

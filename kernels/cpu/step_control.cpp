@@ -129,14 +129,15 @@ UpdateFactors factors_of(UpdateHyper hyper, const StepControl& control) {
 void adapt_loss_scale(StepControl& control, const LossScaling& scaling) {
   float factor = 1;
   if (control.skip) {
-    if (--control.overflows_left <= 0) factor = 0.5f;
+    control.overflows_left = std::max(control.overflows_left - 1, 0);
+    if (control.overflows_left == 0) factor = 0.5f;
   } else if (++control.good_steps >= scaling.growth_steps) {
     factor = 2;
+    control.overflows_left = scaling.hysteresis;
   }
   if (factor == 1) return;
   control.loss_scale = std::clamp(control.loss_scale * factor, scaling.least, scaling.most);
   control.good_steps = 0;
-  control.overflows_left = scaling.hysteresis;
 }
 
 class CpuUpdateOps : public UpdateOps {
