@@ -5,6 +5,7 @@
 
 #include <array>
 #include <map>
+#include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
@@ -122,6 +123,9 @@ class LibraryMatmul::Primitives {
     const Key key = key_of(p);
     const auto known = known_.find(key);
     if (known != known_.end()) return known->second;
+    // oneDNN keeps what it generated in caches of the process, which ranks that are threads share: one of them creates at a time.
+    static std::mutex creating;
+    const std::lock_guard lock(creating);
     return known_.emplace(key, is_weight_gradient(p) ? create_weight_gradient(p, engine_) : create_matmul(p, engine_)).first->second;
   }
 
