@@ -80,7 +80,7 @@ class Command(unittest.TestCase):
         result = tessera("tokenize", "encode", "--model", self.path / "tok.model", "--input", lines, "--text-key", "story", "--output", self.path / "story")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("20 documents", result.stderr)
-        directory = self.path / "mixed"
+        directory = self.path / "mixture"
         result = tessera("train", self.run_toml, "--run-dir", directory, "--set", "train.steps=3", "data.path=",
                          f"data.paths={self.path}/data,{self.path}/story,{self.path}/raw.bin", "data.weights=[0.5, 0.3, 0.2]")
         self.assertEqual(result.returncode, 0, result.stderr)
