@@ -159,9 +159,7 @@ TEST_P(Norms, WrongShapesAndTypesAreInternalErrors) {
   expect_refused(norm_backward_weight, [&](NormTensors& t) { t.dn = device.tensor({4, 32}, other); });
 }
 
-std::string name_of_case(const testing::TestParamInfo<NormCase>& test) {
-  return (test.param.kind == NormKind::LayerNorm ? "layer_norm_" : "rms_norm_") + std::string(name_of(test.param.dtype));
-}
+std::string name_of_case(const testing::TestParamInfo<NormCase>& test) { return test.param.name(); }
 
 INSTANTIATE_TEST_SUITE_P(EachType, Norms, testing::ValuesIn(norm_cases()), name_of_case);
 

@@ -10,6 +10,8 @@ enum class NormKind { LayerNorm, RmsNorm };
 struct NormCase {
   NormKind kind;
   DType dtype;
+  std::string name() const { return (kind == NormKind::LayerNorm ? "layer_norm_" : "rms_norm_") + std::string(name_of(dtype)); }
+  friend void PrintTo(const NormCase& norm, std::ostream* out) { *out << norm.name(); }
 };
 
 struct NormSize {
