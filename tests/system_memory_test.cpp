@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
+#include <thread>
 #include <vector>
 
 /// There in a program under a sanitizer, whose allocator is not the one that is asked here.
@@ -91,6 +93,18 @@ TEST(HeapBytes, GrowByWhatIsAllocated) {
   const std::vector<char> block(64 * mib);
   EXPECT_GE(heap_bytes() - before, 64 * mib);
   EXPECT_GE(block.size(), 1u);
+}
+
+// Says something where the test runs alone in its process, as ctest runs it, and under a sanitizer.
+TEST(HeapBytesRanks, TwoThreadsMayAskFirst) {
+  std::atomic<int> ready = 0;
+  const auto ask = [&] {
+    for (++ready; ready < 2;) std::this_thread::yield();
+    EXPECT_GE(heap_bytes(), 0);
+  };
+  std::thread first(ask), second(ask);
+  first.join();
+  second.join();
 }
 
 }  // namespace tessera
