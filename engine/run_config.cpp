@@ -145,6 +145,7 @@ static void write_out(RunConfig& config, const ResolvedRun& run) {
   model.norm_epsilon = spec.norm_epsilon, model.init_std = spec.init_std, model.rope_theta = spec.rope_theta;
   config.data.path = absolute(config.data.path), config.data.tokenizer = absolute(config.data.tokenizer);
   for (std::string& path : config.data.paths) path = absolute(path);
+  if (run.tuning_file()) config.train.tuning = absolute(config.train.tuning);
   config.precision.compute = name_of(run.precision.compute);
   config.train.sequence = run.micro_batch.T;
   config.parallel.dp = run.layout.degree(Axis::Dp), config.parallel.threads = run.threads;

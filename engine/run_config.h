@@ -61,6 +61,7 @@ struct DataConfig {
 struct TrainConfig {
   int64_t steps = 1000, batch_size = 8, micro_batch_size = 8, sequence = 0, seed = 1;
   double minutes = 0, clip = 1;
+  std::string tuning = "measure";
   int64_t max_skipped_steps = 20, eval_every = 0, eval_batches = 8;
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -76,6 +77,9 @@ struct TrainConfig {
     visit("max_skipped_steps", self.max_skipped_steps, at_least(1), "non-finite steps in a row that end the run");
     visit("eval_every", self.eval_every, at_least(0), "steps between evaluations on held-out text; 0: a tenth of the run");
     visit("eval_batches", self.eval_batches, at_least(1), "batches of an evaluation");
+    visit("tuning", self.tuning, any(),
+          "how ops that can be computed in several ways are: measure times them at the start and writes tuning.json, fixed goes by rule, "
+          "any other word is the path of such a file");
   }
 };
 
@@ -186,6 +190,8 @@ struct ResolvedRun {
   Precision precision;
   int threads = 1;  // of each rank
 
+  /// Whether train.tuning is the path of a tuning table.
+  bool tuning_file() const { return config.train.tuning != "measure" && config.train.tuning != "fixed"; }
   int64_t tokens_per_step() const { return layout.batch_size * micro_batch.T; }
   OptimizerSettings optimizer() const;
   LossScaling loss_scaling() const;

@@ -23,11 +23,6 @@ double StepBench::floor_seconds() const {
 
 namespace {
 
-bool is_matmul(OpKind kind) {
-  return kind == OpKind::LinearForward || kind == OpKind::LinearBackwardInput || kind == OpKind::LinearBackwardWeight;
-}
-bool is_arithmetic(OpKind kind) { return is_matmul(kind) || kind == OpKind::AttentionForward || kind == OpKind::AttentionBackward; }
-
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
   return values[values.size() / 2];
@@ -62,7 +57,7 @@ class Buffers {
 double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
   const OpInfo* largest = nullptr;
   for (const OpCost& op : ops) {
-    if (is_matmul(op.info.kind) && (!largest || op.info.flops > largest->flops)) largest = &op.info;
+    if (is_linear(op.info.kind) && (!largest || op.info.flops > largest->flops)) largest = &op.info;
   }
   invariant(largest != nullptr, "a training step without a matmul");
   const auto [N, I, O, _, __] = largest->shape.extents;
@@ -142,7 +137,7 @@ StepBench bench_step(Trainer& trainer, double seconds) {
   bench.matmul_flops_per_second = matmul_ceiling(trainer, bench.ops);
   bench.bytes_per_second = bandwidth_ceiling(trainer);
   for (OpCost& op : bench.ops) {
-    const double each = is_arithmetic(op.info.kind)
+    const double each = is_linear(op.info.kind) || is_attention(op.info.kind)
                             ? op.info.flops / bench.matmul_flops_per_second
                             : static_cast<double>(op.info.read_bytes + op.info.write_bytes) / bench.bytes_per_second;
     op.floor_seconds = each * static_cast<double>(op.calls);

@@ -16,6 +16,7 @@
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_ranges.h"
 #include "engine/dry_run.h"
+#include "engine/tuning.h"
 #include "report/json_file.h"
 #include "report/live_line.h"
 #include "report/metrics.h"
@@ -42,6 +43,7 @@ class TrainingRun {
   };
 
   bool leads() const { return host_.rank() == 0; }
+  std::string saved_tuning() const;
   void start_or_resume();
   void resume(const CheckpointState& state);
   void carry_on_metrics();
@@ -76,6 +78,7 @@ class TrainingRun {
   CheckpointStore store_;
   std::unique_ptr<MetricsLog> metrics_;
   double peak_flops_ = 0;
+  TuningTable tuning_;
   MemorySample before_arena_, peak_memory_;
   int64_t step_ = 0;     // the next step
   int64_t first_ = 0;    // of this process
@@ -91,6 +94,13 @@ class TrainingRun {
 /// The first steps of a process are left out of averages: pages are touched and caches filled for the first time.
 constexpr int64_t untimed_steps = 2;
 
+/// On a device of its own, whose memory is gone when the run's is taken.
+double measured_peak(const ResolvedRun& run) {
+  const auto device = Device::cpu(run.threads);
+  device->reserve(device->workspace_size());
+  return measured_matmul_flops_per_second(*device, run.precision.compute);
+}
+
 TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
                          SignalWatch* signals)
     : run_(run),
@@ -102,19 +112,25 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
       files_(options.run_dir),
       store_(files_.checkpoints, run.config.checkpoint.keep, host, host.rank() == 0 ? &messages : nullptr) {
   device_ = Device::cpu(run.threads);
-  dry_ = dry_run(run, host.rank(), device_->traits());
+  dry_ = dry_run(run, host.rank(), device_->traits(), true);
   int64_t needed = 0;
   for (const std::string& bytes : host.gather(std::to_string(dry_.size.total_bytes()))) needed += std::stoll(bytes);
   expect_fits(dry_, needed, host.size(), available_memory_bytes());
   host.barrier();  // nobody allocates before everybody has looked
   // All ranks at once, as in a step: ranks that share cores share the peak.
-  for (const std::string& flops : host.gather(fmt::format("{}", measured_matmul_flops_per_second(*device_, run.precision.compute))))
-    peak_flops_ += std::stod(flops) / host.size();
+  for (const std::string& flops : host.gather(fmt::format("{}", measured_peak(run)))) peak_flops_ += std::stod(flops) / host.size();
   before_arena_ = {resident_memory_bytes(), heap_bytes()};
   host.barrier();  // nobody reserves before everybody has looked
   device_->reserve(dry_.size);
+  tuning_ = tune(run, dry_.trace, saved_tuning(), *device_, host, messages);
+  dry_.trace = {};
   mesh_ = std::make_unique<Mesh>(run.layout, host);
   trainer_ = std::make_unique<Trainer>(run, *device_, *mesh_);
+}
+
+/// Resuming keeps the choices with which the run began.
+std::string TrainingRun::saved_tuning() const {
+  return options_.resume && leads() && std::filesystem::exists(files_.tuning) ? read_text_file(files_.tuning) : std::string();
 }
 
 void TrainingRun::start_or_resume() {
@@ -210,6 +226,7 @@ void TrainingRun::write_config() const {
   if (failed)
     throw DataError({fmt::format("{} cannot be made: {}", options_.run_dir.string(), failed.message()), options_.run_dir.string(), {}, {}});
   write_text_atomically(files_.config, write_toml(run_.config));
+  if (!tuning_.empty()) write_text_atomically(files_.tuning, tuning_text(tuning_, device_->traits()));
 }
 
 int64_t TrainingRun::eval_batches() const {

@@ -44,9 +44,10 @@ TrainingResult run_training(const ResolvedRun& run, const RunData& data, const T
 
 /// The files of a run directory.
 struct RunFiles {
-  std::filesystem::path config, metrics, report, checkpoints;
+  std::filesystem::path config, tuning, metrics, report, checkpoints;
   explicit RunFiles(const std::filesystem::path& run_dir)
       : config(run_dir / "config.toml"),
+        tuning(run_dir / "tuning.json"),
         metrics(run_dir / "metrics.jsonl"),
         report(run_dir / "report.json"),
         checkpoints(run_dir / "checkpoints") {}

@@ -127,6 +127,7 @@ class Mapping {
     }
     return base_ + offset;
   }
+  int64_t bytes() const { return bytes_; }
 
  private:
   char* base_ = nullptr;
@@ -138,6 +139,12 @@ class ReservingArena : public Arena {
  public:
   explicit ReservingArena(const ArenaSize& size) : scratch_(size.scratch_bytes) {
     for (int space = 0; space < memory_spaces; space++) permanent_[space] = Mapping(size.permanent_bytes[space]);
+  }
+
+  std::span<std::byte> untaken() override {
+    constexpr auto device = static_cast<size_t>(MemorySpace::Device);
+    const int64_t taken = this->size().permanent_bytes[device], left = permanent_[device].bytes() - taken;
+    return {static_cast<std::byte*>(permanent_[device].at(taken, left)), static_cast<size_t>(left)};
   }
 
  protected:

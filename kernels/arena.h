@@ -1,7 +1,9 @@
 #pragma once
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,6 +50,9 @@ class Arena {
 
   /// A block that lives as long as the arena, zero-filled where it is real.  Throws InternalError beyond the reserved size.
   Tensor permanent(DType dtype, Shape shape, MemoryCategory category, MemorySpace space = MemorySpace::Device);
+  /// Device memory that no permanent block has taken yet, to measure on before a trainer takes it. Whoever writes there leaves zeros.
+  /// Empty in a counting arena.
+  virtual std::span<std::byte> untaken() { return {}; }
   /// What was taken so far; scratch counts with its deepest stack. A counting arena's size reserves a real one.
   ArenaSize size() const;
   const ArenaUse& use() const { return use_; }

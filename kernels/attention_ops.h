@@ -1,6 +1,7 @@
 #pragma once
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
+#include "kernels/tuning.h"
 
 namespace tessera {
 
@@ -12,9 +13,8 @@ struct AttentionShape {
 /// Causal attention that never holds a T x T matrix (online softmax in tiles: Dao et al. 2022, arXiv:2205.14135).
 /// Row b T + t of a matrix is token t of sequence b; q, k, v may be column ranges of one fused [B T, (A + 2K) D] matrix.
 /// Matrices share one type (fp32, bf16, fp16); sums, statistics and the softmax are fp32. D is a multiple of 8 up to 256.
-class AttentionOps {
+class AttentionOps : public Tunable {
  public:
-  virtual ~AttentionOps() = default;
   /// y = softmax(q k^T / sqrt(D), causal) v.   y [B T, A D], lse [B, A, T] fp32 (log of each row's sum, for the backward),
   /// q [B T, A D], k, v [B T, K D].
   void attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, AttentionShape shape, Stream& stream);

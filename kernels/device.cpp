@@ -11,6 +11,7 @@
 #include "base/system_memory.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/workspace.h"
 #include "kernels/null/null_ops.h"
 // After targets.h, which says what Highway compiles.
 #include <hwy/highway.h>
@@ -24,7 +25,20 @@ const char* name_of(DeviceKind kind) {
 
 Device::Device(DeviceTraits traits, bool is_null)
     : traits_(std::move(traits)), is_null_(is_null), compute_("compute", !is_null), communication_("communication", !is_null) {
-  if (is_null) arena_ = Arena::counting();
+  if (is_null) {
+    arena_ = Arena::counting();
+    take_workspace();
+  }
+}
+
+void Device::take_workspace() {
+  if (traits_.workspace_bytes > 0) workspace_ = arena_->permanent(DType::u8, {traits_.workspace_bytes}, MemoryCategory::Workspace);
+}
+
+ArenaSize Device::workspace_size() const {
+  ArenaSize size;
+  size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] = arena_rounded(traits_.workspace_bytes);
+  return size;
 }
 
 Arena& Device::arena() {
@@ -36,6 +50,9 @@ void Device::reserve(const ArenaSize& size) {
   if (is_null_) return;  // it counts from its birth
   invariant(arena_ == nullptr, "a device reserves its memory once");
   arena_ = Arena::reserving(size);
+  take_workspace();
+  // Not every op touches all of it; what is counted shall be what the process has.
+  if (!workspace_.empty()) std::memset(workspace_.data, 0, static_cast<size_t>(workspace_.bytes()));
 }
 
 static void check_copy(const Tensor& tensor, int64_t bytes) {
@@ -78,14 +95,15 @@ class CpuDevice : public Device {
                 .name = processor_name(),
                 .isa = instruction_set(),
                 .threads = threads,
-                .memory_bytes = memory_capacity_bytes().value_or(0)},
+                .memory_bytes = memory_capacity_bytes().value_or(0),
+                .workspace_bytes = cpu_workspace_bytes(threads)},
                false) {
     omp_set_num_threads(threads);  // of the calling thread's parallel regions: oneDNN asks for no other number
-    matmul_ = make_cpu_matmul_ops(threads);
-    attention_ = make_cpu_attention_ops(threads);
+    matmul_ = make_cpu_matmul_ops(threads, workspace());
+    attention_ = make_cpu_attention_ops(threads, workspace());
     norm_ = make_cpu_norm_ops(threads);
     elementwise_ = make_cpu_elementwise_ops(threads);
-    loss_ = make_cpu_loss_ops(threads);
+    loss_ = make_cpu_loss_ops(threads, workspace());
     update_ = make_cpu_update_ops(threads);
   }
 };
@@ -103,6 +121,10 @@ class NullDevice : public Device {
 };
 
 }  // namespace
+
+DeviceTraits imitated_cpu(int threads) {
+  return {.kind = DeviceKind::Null, .name = "null", .threads = threads, .workspace_bytes = cpu_workspace_bytes(threads)};
+}
 
 std::unique_ptr<Device> Device::cpu(int threads) {
   invariant(threads >= 1, "a device has at least one thread");

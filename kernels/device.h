@@ -19,11 +19,15 @@ const char* name_of(DeviceKind kind);
 /// What a device is, or what a null device pretends to be.
 struct DeviceTraits {
   DeviceKind kind = DeviceKind::Cpu;
-  std::string name;          // "AMD EPYC"
-  std::string isa;           // "AVX3", as Highway names its target
-  int threads = 1;           // of one rank
-  int64_t memory_bytes = 0;  // of the machine or container, for all its ranks; 0: unknown
+  std::string name;             // "AMD EPYC"
+  std::string isa;              // "AVX3", as Highway names its target
+  int threads = 1;              // of one rank
+  int64_t memory_bytes = 0;     // of the machine or container, for all its ranks; 0: unknown
+  int64_t workspace_bytes = 0;  // of one rank, for the intermediate results of its ops: the first block of its arena
 };
+
+/// A cpu device with that many threads, for a null device to imitate.
+DeviceTraits imitated_cpu(int threads);
 
 /// Memory and arithmetic of one rank: an arena, two streams, the op families. Nothing in it is shared between ranks.
 class Device {
@@ -39,8 +43,10 @@ class Device {
   const DeviceTraits& traits() const { return traits_; }
   /// The null device counts from its birth; a real one needs `reserve` first.
   Arena& arena();
-  /// Takes memory once, to the byte.
+  /// Takes memory once, to the byte; the workspace is part of `size`. Ops run from here on.
   void reserve(const ArenaSize& size);
+  /// What ops need that run outside a trainer, on tensors of the caller's.
+  ArenaSize workspace_size() const;
 
   Stream& compute() { return compute_; }
   Stream& communication() { return communication_; }
@@ -58,6 +64,7 @@ class Device {
 
  protected:
   Device(DeviceTraits traits, bool is_null);
+  const Tensor& workspace() const { return workspace_; }
   std::unique_ptr<MatmulOps> matmul_;
   std::unique_ptr<AttentionOps> attention_;
   std::unique_ptr<NormOps> norm_;
@@ -66,14 +73,17 @@ class Device {
   std::unique_ptr<UpdateOps> update_;
 
  private:
+  void take_workspace();
+
   DeviceTraits traits_;
   bool is_null_;
   std::unique_ptr<Arena> arena_;
+  Tensor workspace_;  // empty until memory is reserved
   Stream compute_, communication_;
 };
 
 /// FLOP/s of the fastest of several square matmuls in `dtype` (fp32, bf16, fp16) with the device's threads: the measured peak of an MFU
-/// receipt. InternalError on null.
+/// receipt. The device has memory, its workspace at least. InternalError on null.
 double measured_matmul_flops_per_second(Device& device, DType dtype);
 
 }  // namespace tessera

@@ -17,7 +17,7 @@ void MatmulOps::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, S
       {{"y", y, {N, O}, x.dtype}, {"x", x, {N, I}, x.dtype}, {"weight", weight, {O, I}, x.dtype}, {"bias", bias, {O}, x.dtype, optional}});
   run_op(stream,
          {.kind = OpKind::LinearForward,
-          .shape = {{N, I, O}, x.dtype},
+          .shape = linear_shape(N, I, O, bias, x.dtype),
           .flops = 2.0 * N * I * O,
           .read_bytes = x.bytes() + weight.bytes() + bytes_of(bias),
           .write_bytes = y.bytes()},
@@ -30,7 +30,7 @@ void MatmulOps::linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Strea
   expect("linear_backward_input", {{"dx", dx, {N, I}, dy.dtype}, {"dy", dy, {N, O}, dy.dtype}, {"weight", weight, {O, I}, dy.dtype}});
   run_op(stream,
          {.kind = OpKind::LinearBackwardInput,
-          .shape = {{N, I, O}, dy.dtype},
+          .shape = linear_shape(N, I, O, {}, dy.dtype),
           .flops = 2.0 * N * I * O,
           .read_bytes = dy.bytes() + weight.bytes(),
           .write_bytes = dx.bytes()},
@@ -48,7 +48,7 @@ void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, 
   const int64_t sums = dweight.bytes() + bytes_of(dbias);
   run_op(stream,
          {.kind = OpKind::LinearBackwardWeight,
-          .shape = {{N, I, O}, x.dtype},
+          .shape = linear_shape(N, I, O, dbias, x.dtype),
           .flops = 2.0 * N * I * O,
           .read_bytes = dy.bytes() + x.bytes() + sums,
           .write_bytes = sums},

@@ -2,15 +2,20 @@
 #include "base/random.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
+#include "kernels/tuning.h"
 
 namespace tessera {
+
+/// What distinguishes two linear ops: N rows, I inputs, O outputs, whether a bias is added (or its gradient).
+inline ShapeKey linear_shape(int64_t N, int64_t I, int64_t O, const Tensor& bias, DType dtype) {
+  return {{N, I, O, bias.empty() ? 0 : 1}, dtype};
+}
 
 /// Linear layers. N rows (tokens), I inputs, O outputs. Activations may be column ranges of wider matrices (row stride > columns).
 /// x, y, weight, bias and their input gradients share one type (fp32, bf16, fp16); sums are made in fp32 and rounded once.
 /// Every op only enqueues on `stream`: it allocates nothing and never waits. Wrong shapes and types throw InternalError.
-class MatmulOps {
+class MatmulOps : public Tunable {
  public:
-  virtual ~MatmulOps() = default;
   /// y = x weight^T + bias.   y [N, O], x [N, I], weight [O, I], bias [O] or empty.
   void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream);
   /// dx = dy weight.   dx [N, I], dy [N, O], weight [O, I].

@@ -55,6 +55,10 @@ enum class OpKind : uint8_t {
 };
 constexpr int op_kinds = static_cast<int>(OpKind::Count);
 const char* name_of(OpKind kind);  // "linear_forward"
+constexpr bool is_linear(OpKind kind) {
+  return kind == OpKind::LinearForward || kind == OpKind::LinearBackwardInput || kind == OpKind::LinearBackwardWeight;
+}
+constexpr bool is_attention(OpKind kind) { return kind == OpKind::AttentionForward || kind == OpKind::AttentionBackward; }
 
 /// Which part of a step an op belongs to; the bars of the waterfall.
 enum class Phase : uint8_t { Setup, Data, Forward, Backward, Recompute, Exchange, Update, Evaluate, Checkpoint, Count };
@@ -66,11 +70,12 @@ enum class WaitReason : uint8_t { Tp, Dp, Pp, Tied, Data, Offload, Checkpoint, C
 constexpr int wait_reasons = static_cast<int>(WaitReason::Count);
 const char* name_of(WaitReason reason);
 
-/// What distinguishes two calls of one op: the extents that its docstring names, and the dtype.
+/// What distinguishes two calls of one op: the extents that its docstring names (of a linear layer N, I, O, and 1 where it adds a bias),
+/// and the dtype.
 struct ShapeKey {
   std::array<int64_t, 5> extents{};
   DType dtype = DType::f32;
-  bool operator==(const ShapeKey&) const = default;
+  auto operator<=>(const ShapeKey&) const = default;
 };
 
 /// What one call of an op costs. FLOPs count a multiply-add as two; bytes count each operand once.

@@ -277,7 +277,7 @@ class Command(unittest.TestCase):
         process.send_signal(signal.SIGINT)
         messages = process.communicate(timeout=120)[1]
         self.assertEqual(process.returncode, 0, messages)
-        self.assertEqual(sorted(path.name for path in directory.iterdir()), ["checkpoints", "config.toml", "metrics.jsonl", "report.json"])
+        self.assertEqual(sorted(path.name for path in directory.iterdir()), ["checkpoints", "config.toml", "metrics.jsonl", "report.json", "tuning.json"])
 
     def test_a_second_signal_quits_without_saving(self):
         directory = self.path / "twice"

@@ -8,9 +8,10 @@
 namespace tessera {
 namespace {
 
-ArenaSize permanent(int64_t bytes) {
-  ArenaSize size;
-  size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] = bytes;
+/// `bytes` beside the workspace.
+ArenaSize permanent(const Device& device, int64_t bytes) {
+  ArenaSize size = device.workspace_size();
+  size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] += bytes;
   return size;
 }
 
@@ -30,14 +31,14 @@ TEST(CpuDevice, SaysWhatItIs) {
 TEST(CpuDevice, HasNoMemoryBeforeItIsReservedAndTakesItOnce) {
   const auto device = Device::cpu(1);
   EXPECT_THROW(device->arena(), InternalError);
-  device->reserve(permanent(64));
+  device->reserve(permanent(*device, 64));
   EXPECT_EQ(device->arena().permanent(DType::f32, {16}, MemoryCategory::Weights).bytes(), 64);
-  EXPECT_THROW(device->reserve(permanent(64)), InternalError);
+  EXPECT_THROW(device->reserve(permanent(*device, 64)), InternalError);
 }
 
 TEST(CpuDevice, WhatIsWrittenIsRead) {
   const auto device = Device::cpu(1);
-  device->reserve(permanent(64));
+  device->reserve(permanent(*device, 64));
   const Tensor tensor = device->arena().permanent(DType::f32, {2, 3}, MemoryCategory::Weights);
   const std::array<float, 6> values = {1, 2, 3, 4, 5, 6};
   std::array<float, 6> read{};
@@ -50,6 +51,7 @@ TEST(CpuDevice, WhatIsWrittenIsRead) {
 
 TEST(CpuDevice, MeasuresAMatmulRate) {
   const auto device = Device::cpu(1);
+  device->reserve(device->workspace_size());
   const double rate = measured_matmul_flops_per_second(*device, DType::f32);
   EXPECT_GT(rate, 1e8);
   EXPECT_LT(rate, 1e15);
@@ -79,8 +81,8 @@ TEST(NullDevice, HasNoSpeedAndTakesNoTime) {
 TEST(NullDevice, KeepsItsCountWhenAskedToReserve) {
   const auto device = Device::null({});
   device->arena().permanent(DType::f32, {16}, MemoryCategory::Weights);
-  device->reserve(permanent(64));
-  EXPECT_EQ(device->arena().size(), permanent(64));
+  device->reserve(permanent(*device, 64));
+  EXPECT_EQ(device->arena().size(), permanent(*device, 64));
 }
 
 }  // namespace

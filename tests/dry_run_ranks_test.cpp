@@ -29,7 +29,7 @@ TEST_P(Layouts, TheTraceOnNullEqualsTheTraceOnCpuOpByOp) {
   tiny.finish = [](Trainer& trainer) { trainer.device().compute().set_trace(nullptr); };
   run_tiny(tiny);
   for (int rank = 0; rank < tiny.ranks; rank++) {
-    const Trace null = dry_run(run, rank, {.kind = DeviceKind::Cpu, .threads = 1}, true).trace;
+    const Trace null = dry_run(run, rank, imitated_cpu(1), true).trace;
     ASSERT_GT(null.size(), 100u);
     ASSERT_EQ(traces[rank].size(), null.size()) << "rank " << rank;
     for (size_t i = 0; i < null.size(); i++) {
@@ -48,7 +48,7 @@ TEST_P(Layouts, EveryStepHasTheSameTrace) {
     trainer.device().compute().set_trace(&third), trainer.train_step(2, &tokens, false);
     trainer.device().compute().set_trace(nullptr);
     EXPECT_TRUE(second == third);
-    EXPECT_TRUE(second == dry_run(trainer.run(), trainer.mesh().rank(), {.kind = DeviceKind::Cpu, .threads = 1}, true).trace);
+    EXPECT_TRUE(second == dry_run(trainer.run(), trainer.mesh().rank(), imitated_cpu(1), true).trace);
   };
   run_tiny(tiny);
 }
@@ -75,7 +75,7 @@ TEST_P(Layouts, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
 TEST_P(Layouts, TheFormulaEqualsTheDryRun) {
   const ResolvedRun run = resolve_tiny(tiny());
   for (int rank = 0; rank < run.layout.ranks(); rank++) {
-    MemoryTable table = predict_memory(memory_question(run), rank);
+    MemoryTable table = predict_memory(memory_question(run, imitated_cpu(1)), rank);
     add_memory_rows(table, rank, dry_run(run, rank, {.threads = 1}).use, &MemoryRow::dry_run_bytes);
     for (MemoryCategory category :
          {MemoryCategory::Weights, MemoryCategory::MasterWeights, MemoryCategory::Gradients, MemoryCategory::OptimizerStates}) {

@@ -11,11 +11,44 @@ struct Sizes {
   int64_t N, I, O;
 };
 
+constexpr OpKind linear_kinds[] = {OpKind::LinearForward, OpKind::LinearBackwardInput, OpKind::LinearBackwardWeight};
+
+/// Every way in which the device computes some linear op of this type.
+std::vector<std::string> ways_to_multiply(TestDevice& device, DType dtype) {
+  std::vector<std::string> names;
+  for (const OpKind kind : linear_kinds) {
+    for (const std::string& name : device->matmul().candidates(kind, {{1, 1, 1}, dtype})) {
+      if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
+}
+
+/// Linear ops of these sizes are computed that way from here on, where they can be.
+void choose(TestDevice& device, const std::string& way, Sizes sizes, DType dtype) {
+  for (const OpKind kind : linear_kinds) {
+    for (const int64_t bias : {0, 1}) {
+      const ShapeKey shape{{sizes.N, sizes.I, sizes.O, bias}, dtype};
+      const auto known = device->matmul().candidates(kind, shape);
+      if (std::ranges::find(known, way) != known.end()) device->matmul().choose(kind, shape, way);
+    }
+  }
+}
+
 /// Random operands in the type under test; references see the rounded values.
 class MatmulOps : public testing::TestWithParam<std::tuple<Sizes, DType>> {
  protected:
   std::vector<float> values(int64_t count, const char* name) const { return rounded_to(dtype, random_values(count, name)); }
   Tensor tensor(Shape shape, const std::vector<float>& of) { return device.tensor(shape, of, dtype); }
+  /// body() with each way in which the device can compute it.
+  template <class Body>
+  void for_each_way(Body body) {
+    for (const std::string& way : ways_to_multiply(device, dtype)) {
+      SCOPED_TRACE(way);
+      choose(device, way, {N, I, O}, dtype);
+      body();
+    }
+  }
 
   const DType dtype = std::get<DType>(GetParam());
   const int64_t N = std::get<Sizes>(GetParam()).N, I = std::get<Sizes>(GetParam()).I, O = std::get<Sizes>(GetParam()).O;
@@ -24,60 +57,70 @@ class MatmulOps : public testing::TestWithParam<std::tuple<Sizes, DType>> {
 };
 
 TEST_P(MatmulOps, ForwardIsAsExactAsPlainCode) {
-  const Tensor y = device.tensor({N, O}, dtype);
-  device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), tensor({O}, bias), device.stream());
-  const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), converted<double>(bias), N, I, O);
-  expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, bias, N, I, O), exact, dtype);
+  for_each_way([&] {
+    const Tensor y = device.tensor({N, O}, dtype);
+    device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), tensor({O}, bias), device.stream());
+    const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), converted<double>(bias), N, I, O);
+    expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, bias, N, I, O), exact, dtype);
+  });
 }
 
 TEST_P(MatmulOps, ForwardWithoutABiasOverwritesTheOutput) {
-  const Tensor y = tensor({N, O}, values(N * O, "old"));
-  device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), {}, device.stream());
-  const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), {}, N, I, O);
-  expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, {}, N, I, O), exact, dtype);
+  for_each_way([&] {
+    const Tensor y = tensor({N, O}, values(N * O, "old"));
+    device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), {}, device.stream());
+    const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), {}, N, I, O);
+    expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, {}, N, I, O), exact, dtype);
+  });
 }
 
 TEST_P(MatmulOps, BackwardInputIsAsExactAsPlainCode) {
-  const Tensor dx = tensor({N, I}, values(N * I, "old"));
-  device->matmul().linear_backward_input(dx, tensor({N, O}, dy), tensor({O, I}, weight), device.stream());
-  const auto exact = reference::linear_backward_input(converted<double>(dy), converted<double>(weight), N, I, O);
-  expect_as_exact_as_plain_code("dx", device.values(dx), reference::linear_backward_input(dy, weight, N, I, O), exact, dtype);
+  for_each_way([&] {
+    const Tensor dx = tensor({N, I}, values(N * I, "old"));
+    device->matmul().linear_backward_input(dx, tensor({N, O}, dy), tensor({O, I}, weight), device.stream());
+    const auto exact = reference::linear_backward_input(converted<double>(dy), converted<double>(weight), N, I, O);
+    expect_as_exact_as_plain_code("dx", device.values(dx), reference::linear_backward_input(dy, weight, N, I, O), exact, dtype);
+  });
 }
 
 TEST_P(MatmulOps, BackwardWeightAddsToWhatIsThereAsExactlyAsPlainCode) {
-  for (const DType gradient : {DType::f32, DType::bf16}) {
-    const auto old_weight = rounded_to(gradient, random_values(O * I, "old weight")),
-               old_bias = rounded_to(gradient, random_values(O, "old bias"));
-    const Tensor dweight = device.tensor({O, I}, old_weight, gradient), dbias = device.tensor({O}, old_bias, gradient);
-    device->matmul().linear_backward_weight(dweight, dbias, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
-    auto exact_weight = converted<double>(old_weight), exact_bias = converted<double>(old_bias);
-    auto plain_weight = old_weight, plain_bias = old_bias;
-    reference::linear_backward_weight(exact_weight, exact_bias, converted<double>(dy), converted<double>(x), N, I, O);
-    reference::linear_backward_weight(plain_weight, plain_bias, dy, x, N, I, O);
-    expect_as_exact_as_plain_code("dweight", device.values(dweight), plain_weight, exact_weight, gradient);
-    expect_as_exact_as_plain_code("dbias", device.values(dbias), plain_bias, exact_bias, gradient);
-  }
+  for_each_way([&] {
+    for (const DType gradient : {DType::f32, DType::bf16}) {
+      const auto old_weight = rounded_to(gradient, random_values(O * I, "old weight")),
+                 old_bias = rounded_to(gradient, random_values(O, "old bias"));
+      const Tensor dweight = device.tensor({O, I}, old_weight, gradient), dbias = device.tensor({O}, old_bias, gradient);
+      device->matmul().linear_backward_weight(dweight, dbias, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
+      auto exact_weight = converted<double>(old_weight), exact_bias = converted<double>(old_bias);
+      auto plain_weight = old_weight, plain_bias = old_bias;
+      reference::linear_backward_weight(exact_weight, exact_bias, converted<double>(dy), converted<double>(x), N, I, O);
+      reference::linear_backward_weight(plain_weight, plain_bias, dy, x, N, I, O);
+      expect_as_exact_as_plain_code("dweight", device.values(dweight), plain_weight, exact_weight, gradient);
+      expect_as_exact_as_plain_code("dbias", device.values(dbias), plain_bias, exact_bias, gradient);
+    }
+  });
 }
 
 TEST_P(MatmulOps, ColumnRangesOfWiderMatricesGiveTheSameAndTouchNothingElse) {
-  const auto column = [&](int64_t rows, int64_t width, const std::vector<float>& of) {
-    return device.columns(device.tensor({rows, width + 7}, dtype), 3, 3 + width, of);
-  };
-  const double bound = std::max(1e-5, epsilon_of(dtype));
-  const Tensor wide = device.tensor({N, O + 5}, dtype), y = wide.column_range(2, 2 + O), dense = device.tensor({N, O}, dtype);
-  const Tensor w = tensor({O, I}, weight), b = tensor({O}, bias);
-  device->matmul().linear_forward(y, column(N, I, x), w, b, device.stream());
-  device->matmul().linear_forward(dense, tensor({N, I}, x), w, b, device.stream());
-  EXPECT_LE(max_error(device.values(y), converted<double>(device.values(dense))), bound);
-  EXPECT_EQ(device.values(wide.column_range(0, 2)), std::vector<float>(2 * N));
-  EXPECT_EQ(device.values(wide.column_range(2 + O, 5 + O)), std::vector<float>(3 * N));
+  for_each_way([&] {
+    const auto column = [&](int64_t rows, int64_t width, const std::vector<float>& of) {
+      return device.columns(device.tensor({rows, width + 7}, dtype), 3, 3 + width, of);
+    };
+    const double bound = std::max(1e-5, epsilon_of(dtype));
+    const Tensor wide = device.tensor({N, O + 5}, dtype), y = wide.column_range(2, 2 + O), dense = device.tensor({N, O}, dtype);
+    const Tensor w = tensor({O, I}, weight), b = tensor({O}, bias);
+    device->matmul().linear_forward(y, column(N, I, x), w, b, device.stream());
+    device->matmul().linear_forward(dense, tensor({N, I}, x), w, b, device.stream());
+    EXPECT_LE(max_error(device.values(y), converted<double>(device.values(dense))), bound);
+    EXPECT_EQ(device.values(wide.column_range(0, 2)), std::vector<float>(2 * N));
+    EXPECT_EQ(device.values(wide.column_range(2 + O, 5 + O)), std::vector<float>(3 * N));
 
-  const Tensor sum = device.tensor({O}), dense_sum = device.tensor({O}), dweight = device.tensor({O, I}),
-               dense_dweight = device.tensor({O, I});
-  device->matmul().linear_backward_weight(dweight, sum, column(N, O, dy), column(N, I, x), {}, device.stream());
-  device->matmul().linear_backward_weight(dense_dweight, dense_sum, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
-  EXPECT_LE(max_error(device.values(dweight), converted<double>(device.values(dense_dweight))), 1e-5);
-  EXPECT_EQ(device.values(sum), device.values(dense_sum));
+    const Tensor sum = device.tensor({O}), dense_sum = device.tensor({O}), dweight = device.tensor({O, I}),
+                 dense_dweight = device.tensor({O, I});
+    device->matmul().linear_backward_weight(dweight, sum, column(N, O, dy), column(N, I, x), {}, device.stream());
+    device->matmul().linear_backward_weight(dense_dweight, dense_sum, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
+    EXPECT_LE(max_error(device.values(dweight), converted<double>(device.values(dense_dweight))), 1e-5);
+    EXPECT_EQ(device.values(sum), device.values(dense_sum));
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(OneElementOddSizesARealWidth, MatmulOps,
@@ -116,10 +159,10 @@ TEST(MatmulGradients, InBf16AreRoundedOnceByTheHalfWordOfTheirElement) {
   }
 }
 
-// With one thread the workspace holds 2 Mi sums and panels of 1 Mi elements: each of the three extents is larger than a panel in turn.
+// With one thread the workspace holds 4 Mi sums and panels of 2 Mi elements: a result, a factor or a gradient is larger in turn.
 TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
   const RandomStream rounding(7, RandomPurpose::Rounding, "weight", 3);
-  for (const auto& [N, I, O] : {Sizes{4, 5000, 600}, Sizes{600, 2000, 4}, Sizes{3, 12, 180000}, Sizes{2100, 16, 1100}}) {
+  for (const auto& [N, I, O] : {Sizes{4, 8000, 600}, Sizes{1200, 2000, 4}, Sizes{3, 12, 360000}, Sizes{2100, 16, 2200}}) {
     const auto x = small_integers(N * I, "x"), weight = small_integers(O * I, "weight"), bias = small_integers(O, "bias"),
                dy = small_integers(N * O, "dy");
     std::vector<float> dweight_sums(O * I, 1000), none;
@@ -128,16 +171,20 @@ TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
       TestDevice device = TestDevice::cpu(1);
       const Tensor tx = device.tensor({N, I}, x, dtype), tw = device.tensor({O, I}, weight, dtype), tdy = device.tensor({N, O}, dy, dtype),
                    y = device.tensor({N, O}, dtype), dx = device.tensor({N, I}, dtype);
-      const std::vector<float> old(O * I, 1000);
-      const Tensor dweight = device.tensor({O, I}, old), rounded_dweight = device.tensor({O, I}, old, DType::bf16);
-      device->matmul().linear_forward(y, tx, tw, device.tensor({O}, bias, dtype), device.stream());
-      device->matmul().linear_backward_input(dx, tdy, tw, device.stream());
-      device->matmul().linear_backward_weight(dweight, {}, tdy, tx, {}, device.stream());
-      device->matmul().linear_backward_weight(rounded_dweight, {}, tdy, tx, rounding, device.stream());
-      EXPECT_EQ(device.values(y), rounded_to(dtype, reference::linear_forward(x, weight, bias, N, I, O))) << name_of(dtype);
-      EXPECT_EQ(device.values(dx), rounded_to(dtype, reference::linear_backward_input(dy, weight, N, I, O))) << name_of(dtype);
-      EXPECT_EQ(device.values(dweight), dweight_sums) << name_of(dtype);
-      EXPECT_EQ(device.values(rounded_dweight), stochastically(dweight_sums, rounding, 0)) << name_of(dtype);
+      for (const std::string& way : ways_to_multiply(device, dtype)) {
+        SCOPED_TRACE(way);
+        choose(device, way, {N, I, O}, dtype);
+        const std::vector<float> old(O * I, 1000);
+        const Tensor dweight = device.tensor({O, I}, old), rounded_dweight = device.tensor({O, I}, old, DType::bf16);
+        device->matmul().linear_forward(y, tx, tw, device.tensor({O}, bias, dtype), device.stream());
+        device->matmul().linear_backward_input(dx, tdy, tw, device.stream());
+        device->matmul().linear_backward_weight(dweight, {}, tdy, tx, {}, device.stream());
+        device->matmul().linear_backward_weight(rounded_dweight, {}, tdy, tx, rounding, device.stream());
+        EXPECT_EQ(device.values(y), rounded_to(dtype, reference::linear_forward(x, weight, bias, N, I, O))) << name_of(dtype);
+        EXPECT_EQ(device.values(dx), rounded_to(dtype, reference::linear_backward_input(dy, weight, N, I, O))) << name_of(dtype);
+        EXPECT_EQ(device.values(dweight), dweight_sums) << name_of(dtype);
+        EXPECT_EQ(device.values(rounded_dweight), stochastically(dweight_sums, rounding, 0)) << name_of(dtype);
+      }
     }
   }
 }
@@ -148,6 +195,7 @@ TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
   TestDevice device = TestDevice::cpu();
   for (const DType dtype : compute_types) {
     for (int repetition = 0; repetition < 2; repetition++) {
+      choose(device, ways_to_multiply(device, dtype).back(), {n, n, n}, dtype);
       const auto values = [&](const char* name) { return small_integers(n * n, (name + std::to_string(repetition)).c_str()); };
       const auto a = values("a"), b = values("b");
       const std::vector<float> bias(n, 100);

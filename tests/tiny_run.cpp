@@ -26,6 +26,7 @@ context = 16
 batch_size = 8
 micro_batch_size = 2
 clip = 0.05
+tuning = "fixed"
 [optimizer]
 warmup_steps = 2
 [parallel]

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/checkpoint.h"
+#include "engine/tuning.h"
 #include "report/metrics.h"
 #include "report/run_report.h"
 #include "tests/tiny_run.h"
@@ -256,6 +257,29 @@ TEST_F(TrainingRunRanks, AnotherLayoutResumesARun) {
   train({"train.steps=6", "parallel.dp=2", "parallel.zero=1"}, 2, false);
   EXPECT_TRUE(train({"train.steps=12", "parallel.pp=2"}, 2, true).finished());
   EXPECT_EQ(metrics().size(), 12u);
+}
+
+TEST_F(TrainingRunRanks, TheTuningTableIsSavedAndAResumedRunKeepsIt) {
+  const RunFiles files(directory_ / "run");
+  train({"train.steps=4"}, 1, false);
+  EXPECT_FALSE(std::filesystem::exists(files.tuning)) << "fixed";
+  train({"train.steps=4", "train.tuning=measure"}, 1, false);
+  std::string text = read_config_file(files.tuning);
+  const TuningTable table = read_tuning(text, "the table");
+  ASSERT_FALSE(table.empty());
+  const size_t choice = text.find("\"choice\": \"" + table[0].choice);
+  text.replace(choice, 11 + table[0].choice.size(), "\"choice\": \"" + table[0].measured.back().name);
+  std::ofstream(files.tuning) << text;
+  train({"train.steps=6", "train.tuning=measure"}, 1, true);
+  EXPECT_EQ(read_config_file(files.tuning), text);
+}
+
+TEST_F(TrainingRunRanks, ATuningTableOfAnotherPlaceIsUsedAndAMissingOneRefused) {
+  train({"train.steps=4", "train.tuning=measure"}, 1, false, "first");
+  const std::string table = RunFiles(directory_ / "first").tuning.string();
+  train({"train.steps=4", "train.tuning=" + table}, 1, false, "second");
+  EXPECT_EQ(read_config_file(RunFiles(directory_ / "second").tuning), read_config_file(table));
+  EXPECT_THROW(train({"train.tuning=" + (directory_ / "nothing.json").string()}, 2, false, "third"), DataError);
 }
 
 TEST_F(TrainingRunRanks, DataThatAreMissingShortOrBeyondTheVocabularyAreRefused) {

@@ -12,6 +12,7 @@
 #include "engine/accounts.h"
 #include "engine/dry_run.h"
 #include "engine/step_bench.h"
+#include "engine/tuning.h"
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "tools/run_loading.h"
@@ -31,6 +32,7 @@ struct BenchArguments {
 struct Measured {
   ResolvedRun run;
   DeviceTraits device;
+  TuningTable tuning;
   StepBench bench;
   double tokens_per_second() const { return static_cast<double>(run.tokens_per_step()) / bench.step_seconds; }
   double floor_share() const { return bench.floor_seconds() / bench.step_seconds; }
@@ -41,12 +43,14 @@ Measured measure(const BenchArguments& arguments) {
   const auto of_model = [](const std::string& set) { return set.starts_with("model."); };
   if (arguments.file.empty() && std::ranges::none_of(sets, of_model)) sets.insert(sets.begin(), "model.preset=gpt2-124m");
   const LoadedConfig loaded = load_config({arguments.file}, sets);
-  Measured measured{.run = resolve_here(loaded, 1), .device = {}, .bench = {}};
+  Measured measured{.run = resolve_here(loaded, 1), .device = {}, .tuning = {}, .bench = {}};
   const auto device = Device::cpu(measured.run.threads);
-  const DryRun dry = dry_run(measured.run, 0, device->traits());
+  const DryRun dry = dry_run(measured.run, 0, device->traits(), true);
   expect_fits(dry, dry.size.total_bytes(), 1, available_memory_bytes());
   device->reserve(dry.size);
   const auto host = make_self_group();
+  Messages messages;
+  measured.tuning = tune(measured.run, dry.trace, {}, *device, *host, messages);
   Mesh mesh(measured.run.layout, *host);
   Trainer trainer(measured.run, *device, mesh);
   measured.device = device->traits();
@@ -60,17 +64,36 @@ double mfu_of(const Measured& measured) {
   return utilization(Convention::Causal, input).mfu().value_or(0);
 }
 
-std::string shape_text(const ShapeKey& shape) {
+std::string shape_text(const OpInfo& info) {
+  const bool linear = is_linear(info.kind);
   std::string text;
-  for (const int64_t extent : shape.extents) {
-    if (extent != 0) text += (text.empty() ? "" : " x ") + std::to_string(extent);
+  for (size_t i = 0; i < info.shape.extents.size(); i++) {
+    const int64_t extent = info.shape.extents[i];
+    if (linear && i == 3) {
+      if (extent != 0) text += " + bias";
+    } else if (extent != 0) {
+      text += (text.empty() ? "" : " x ") + std::to_string(extent);
+    }
+  }
+  return text;
+}
+
+/// "primitive; sgemm 1.31 x": the choice, and how much longer the others took.
+std::string choice_text(const TuningTable& tuning, const OpInfo& info) {
+  const TunedOp* op = find(tuning, info.kind, info.shape);
+  if (!op) return "";
+  const auto chosen = std::ranges::find(op->measured, op->choice, &TimedCandidate::name);
+  std::string text = op->choice;
+  for (const TimedCandidate& candidate : op->measured) {
+    if (candidate.name != op->choice) text += fmt::format("; {} {:.2f} x", candidate.name, candidate.seconds / chosen->seconds);
   }
   return text;
 }
 
 int64_t bytes_of(const OpInfo& info) { return info.read_bytes + info.write_bytes; }
 
-Json to_json(const OpCost& op) {
+Json to_json(const OpCost& op, const TuningTable& tuning) {
+  const TunedOp* tuned = find(tuning, op.info.kind, op.info.shape);
   return {{"op", name_of(op.info.kind)},
           {"phase", name_of(op.info.phase)},
           {"dtype", name_of(op.info.shape.dtype)},
@@ -79,12 +102,13 @@ Json to_json(const OpCost& op) {
           {"flops", op.info.flops},
           {"bytes", bytes_of(op.info)},
           {"seconds", op.seconds},
-          {"floor_seconds", op.floor_seconds}};
+          {"floor_seconds", op.floor_seconds},
+          {"choice", tuned ? Json(tuned->choice) : Json()}};
 }
 
 Json to_json(const Measured& measured) {
   Json ops = Json::array();
-  for (const OpCost& op : measured.bench.ops) ops.push_back(to_json(op));
+  for (const OpCost& op : measured.bench.ops) ops.push_back(to_json(op, measured.tuning));
   return {{"device", measured.device.name},
           {"isa", measured.device.isa},
           {"threads", measured.run.threads},
@@ -139,15 +163,15 @@ void bench_ops(const BenchArguments& arguments) {
   const Measured measured = measure(arguments);
   if (arguments.json) return void(std::puts(to_json(measured).dump(1).c_str()));
   print_heading(measured);
-  fmt::print("\n{:28} {:28} {:8} {:>5} {:>9} {:>9} {:>10} {:>12} {:>12} {:>7}\n", "op", "shape", "phase", "calls", "FLOPs", "bytes", "time",
-             "FLOP/s", "B/s", "reached");
+  fmt::print("\n{:28} {:28} {:8} {:>5} {:>9} {:>9} {:>10} {:>12} {:>12} {:>7}  {}\n", "op", "shape", "phase", "calls", "FLOPs", "bytes",
+             "time", "FLOP/s", "B/s", "reached", "chosen");
   for (const OpCost& op : measured.bench.ops) {
     const double each = op.seconds / static_cast<double>(op.calls);
-    fmt::print("{:28} {:28} {:8} {:>5} {:>9} {:>9} {:>10} {:>12} {:>12} {:>7.2f}\n",
-               fmt::format("{} {}", name_of(op.info.kind), name_of(op.info.shape.dtype)), shape_text(op.info.shape), name_of(op.info.phase),
+    fmt::print("{:28} {:28} {:8} {:>5} {:>9} {:>9} {:>10} {:>12} {:>12} {:>7.2f}  {}\n",
+               fmt::format("{} {}", name_of(op.info.kind), name_of(op.info.shape.dtype)), shape_text(op.info), name_of(op.info.phase),
                op.calls, format_count(op.info.flops), format_bytes(bytes_of(op.info)), format_seconds(each),
                format_rate(op.info.flops / each, "FLOP"), format_rate(static_cast<double>(bytes_of(op.info)) / each, "B"),
-               op.floor_seconds / op.seconds);
+               op.floor_seconds / op.seconds, choice_text(measured.tuning, op.info));
   }
 }
 

@@ -28,6 +28,7 @@ std::string matmul_rates(Device& device) {
 void print_info() {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const auto device = Device::cpu(cores);
+  device->reserve(device->workspace_size());
   const std::optional<int64_t> available = available_memory_bytes();
   fmt::print("tessera   {}\ncpu       {}, {} threads, {} kernels\nmatmul    {} measured\nmemory    {}\n\n", TESSERA_VERSION,
              device->traits().name, cores, device->traits().isa, matmul_rates(*device),

@@ -29,7 +29,7 @@ void run_plan(const PlanArguments& arguments) {
   const ResolvedRun run = resolve_here(loaded, ranks);
   MemoryTable table = predict_all(run);
   for (int rank = 0; rank < ranks; rank++) {
-    const DryRun dry = dry_run(run, rank, {.kind = DeviceKind::Null, .name = "null", .threads = run.threads});
+    const DryRun dry = dry_run(run, rank, imitated_cpu(run.threads));
     add_memory_rows(table, rank, dry.use, &MemoryRow::dry_run_bytes);
   }
   const int64_t parameters = parameter_count(declare_model(run.model)), lecture = lecture_parameter_count(run.model);

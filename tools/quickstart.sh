@@ -182,6 +182,7 @@ cat <<HELP
 $here/config.toml     every key of the run
 $here/metrics.jsonl   a line a step: loss, rate, norm, time
 $here/report.json     memory and time, as tables above
+$here/tuning.json     which kernel computes each matrix product, and what was measured
 $here/checkpoints/    safetensors files: any Python tool opens them
 $(shown "$text_dir")/        tokenizer, tokens, the list of text files
 

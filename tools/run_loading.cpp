@@ -37,6 +37,7 @@ int ranks_of(const RunConfig& config) {
 ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
   if (loaded.config.precision.compute != "auto") return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
   const auto device = Device::cpu(threads_of_a_rank(loaded.config, ranks));
+  device->reserve(device->workspace_size());
   const double narrow = measured_matmul_flops_per_second(*device, DType::bf16),
                wide = measured_matmul_flops_per_second(*device, DType::f32);
   constexpr double worth_it = 1.2;  // below that, rounding is not worth the gain
@@ -48,7 +49,7 @@ ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
 
 MemoryTable predict_all(const ResolvedRun& run) {
   MemoryTable table;
-  for (int rank = 0; rank < run.layout.ranks(); rank++) table.merge(predict_memory(memory_question(run), rank));
+  for (int rank = 0; rank < run.layout.ranks(); rank++) table.merge(predict_memory(memory_question(run, imitated_cpu(run.threads)), rank));
   return table;
 }
 

@@ -44,8 +44,8 @@ void run_null(const TrainArguments& arguments) {
   if (arguments.rank < 0 || arguments.rank >= ranks) {
     throw ConfigError({fmt::format("rank {} does not exist", arguments.rank), "--rank", fmt::format("0 to {}", ranks - 1), {}});
   }
-  const DryRun dry = dry_run(run, arguments.rank, {.kind = DeviceKind::Null, .name = "null", .threads = run.threads});
-  MemoryTable table = predict_memory(memory_question(run), arguments.rank);
+  const DryRun dry = dry_run(run, arguments.rank, imitated_cpu(run.threads));
+  MemoryTable table = predict_memory(memory_question(run, imitated_cpu(run.threads)), arguments.rank);
   add_memory_rows(table, arguments.rank, dry.use, &MemoryRow::dry_run_bytes);
   std::fputs(table.text().c_str(), stdout);
   std::puts("");

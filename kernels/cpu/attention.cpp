@@ -352,14 +352,11 @@ HWY_EXPORT(backward_queries);
 
 namespace {
 
-/// Of each thread: the gradients of the keys of one head, up to 16384 tokens of width 128.
-constexpr int64_t workspace_floats_per_thread = (int64_t{16} << 20) / static_cast<int64_t>(sizeof(float));
-
 AttentionHeads::Matrix matrix(const Tensor& tensor) { return {tensor.data, tensor.row_stride()}; }
 
 class CpuAttentionOps : public AttentionOps {
  public:
-  explicit CpuAttentionOps(int threads) : threads_(threads), workspace_(workspace_floats_per_thread * threads) {}
+  CpuAttentionOps(int threads, const Tensor& workspace) : threads_(threads), workspace_(workspace) {}
 
  private:
   void do_attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, AttentionShape shape, Stream&) override {
@@ -399,7 +396,8 @@ class CpuAttentionOps : public AttentionOps {
   /// Five products for each pair of tiles in few large tasks, or seven in many small ones: the same bits, so the faster. The first needs
   /// room for the gradients of a whole head.
   bool whole_heads_end_first(const AttentionShape& shape) const {
-    if (HWY_STATIC_DISPATCH(key_gradient_floats)(shape) > workspace_floats_per_thread) return false;
+    const auto room = static_cast<int64_t>(workspace_.part(0, threads_).size());
+    if (HWY_STATIC_DISPATCH(key_gradient_floats)(shape) > room) return false;
     const int64_t tasks = shape.B * shape.K, rounds = (tasks + threads_ - 1) / threads_;
     return 5 * rounds * threads_ <= 7 * tasks;
   }
@@ -418,7 +416,9 @@ class CpuAttentionOps : public AttentionOps {
 
 }  // namespace
 
-std::unique_ptr<AttentionOps> make_cpu_attention_ops(int threads) { return std::make_unique<CpuAttentionOps>(threads); }
+std::unique_ptr<AttentionOps> make_cpu_attention_ops(int threads, const Tensor& workspace) {
+  return std::make_unique<CpuAttentionOps>(threads, workspace);
+}
 
 }  // namespace tessera
 #endif

@@ -30,9 +30,17 @@ struct Primitive {
   dnnl::primitive primitive;
   std::unordered_map<int, Memory> operands;
   int a, b, c;
+  bool takes_scratch;  // of the caller; false: so much that oneDNN allocates it itself
 };
 
-/// All that a primitive depends on: types, sizes, strides, transposition, bias.
+/// Attributes of a primitive that notes down intermediate results in memory of the caller's.
+dnnl::primitive_attr with_our_scratch() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+/// All that a primitive depends on, beside the scratch memory, which never changes: types, sizes, strides, transposition, bias.
 using Key = std::array<int64_t, 10>;
 
 Key key_of(const MatmulProduct& p) {
@@ -55,26 +63,34 @@ Memory::desc description_of(const Tensor& matrix, bool transposed = false) {
   return Memory::desc({rows, columns}, type_of(matrix.dtype), Memory::dims{stride, 1});
 }
 
-Primitive create_matmul(const MatmulProduct& p, const dnnl::engine& engine) {
+dnnl::matmul::primitive_desc describe_matmul(const MatmulProduct& p, const dnnl::engine& engine, const dnnl::primitive_attr& attributes) {
   const Memory::desc a = description_of(p.a, p.transpose_a), b = description_of(p.b, p.transpose_b), c = description_of(p.c);
   const bool biased = !p.bias.empty();
   const Memory::desc bias = biased ? Memory::desc({1, p.n()}, type_of(p.bias.dtype), Memory::format_tag::ab) : Memory::desc();
 #if DNNL_VERSION_MAJOR >= 3
   using Chosen = dnnl::matmul::primitive_desc;
-  const Chosen chosen = biased ? Chosen(engine, a, b, bias, c) : Chosen(engine, a, b, c);
+  return biased ? Chosen(engine, a, b, bias, c, attributes) : Chosen(engine, a, b, c, attributes);
 #else
   using Described = dnnl::matmul::desc;
-  const dnnl::matmul::primitive_desc chosen(biased ? Described(a, b, bias, c) : Described(a, b, c), engine);
+  return {biased ? Described(a, b, bias, c) : Described(a, b, c), attributes, engine};
 #endif
-  Primitive result{dnnl::matmul(chosen), {}, DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
-  result.operands = {
-      {result.a, Memory(a, engine, nullptr)}, {result.b, Memory(b, engine, nullptr)}, {result.c, Memory(c, engine, nullptr)}};
-  if (biased) result.operands.emplace(DNNL_ARG_BIAS, Memory(bias, engine, nullptr));
+}
+
+Primitive create_matmul(const MatmulProduct& p, const dnnl::engine& engine, size_t scratch_bytes) {
+  dnnl::matmul::primitive_desc chosen = describe_matmul(p, engine, with_our_scratch());
+  const bool takes_scratch = chosen.scratchpad_desc().get_size() <= scratch_bytes;
+  if (!takes_scratch) chosen = describe_matmul(p, engine, {});
+  Primitive result{dnnl::matmul(chosen), {}, DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, takes_scratch};
+  result.operands = {{result.a, Memory(chosen.src_desc(), engine, nullptr)},
+                     {result.b, Memory(chosen.weights_desc(), engine, nullptr)},
+                     {result.c, Memory(chosen.dst_desc(), engine, nullptr)}};
+  if (takes_scratch) result.operands.emplace(DNNL_ARG_SCRATCHPAD, Memory(chosen.scratchpad_desc(), engine, nullptr));
+  if (!p.bias.empty()) result.operands.emplace(DNNL_ARG_BIAS, Memory(chosen.bias_desc(), engine, nullptr));
   return result;
 }
 
 /// c = a^T b as the weight gradient of a layer with inputs b: 5 to 15% faster than as a matmul, where all three are whole matrices.
-Primitive create_weight_gradient(const MatmulProduct& p, const dnnl::engine& engine) {
+Primitive create_weight_gradient(const MatmulProduct& p, const dnnl::engine& engine, size_t scratch_bytes) {
   using Forward = dnnl::inner_product_forward;
   using Gradient = dnnl::inner_product_backward_weights;
   const Memory::desc dy = description_of(p.a), x = description_of(p.b), dweight = description_of(p.c);
@@ -82,14 +98,22 @@ Primitive create_weight_gradient(const MatmulProduct& p, const dnnl::engine& eng
   const Memory::desc weight({p.m(), p.n()}, type_of(p.a.dtype), Memory::format_tag::any);
 #if DNNL_VERSION_MAJOR >= 3
   const Forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, x, weight, dy);
-  const Gradient::primitive_desc chosen(engine, x, dweight, dy, forward);
+  const auto describe = [&](const dnnl::primitive_attr& attributes) {
+    return Gradient::primitive_desc(engine, x, dweight, dy, forward, attributes);
+  };
 #else
   const Forward::primitive_desc forward(Forward::desc(dnnl::prop_kind::forward_training, x, weight, dy), engine);
-  const Gradient::primitive_desc chosen(Gradient::desc(x, dweight, dy), engine, forward);
+  const auto describe = [&](const dnnl::primitive_attr& attributes) {
+    return Gradient::primitive_desc(Gradient::desc(x, dweight, dy), attributes, engine, forward);
+  };
 #endif
-  Primitive result{Gradient(chosen), {}, DNNL_ARG_DIFF_DST, DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS};
+  Gradient::primitive_desc chosen = describe(with_our_scratch());
+  const bool takes_scratch = chosen.scratchpad_desc().get_size() <= scratch_bytes;
+  if (!takes_scratch) chosen = describe({});
+  Primitive result{Gradient(chosen), {}, DNNL_ARG_DIFF_DST, DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, takes_scratch};
   result.operands = {
       {result.a, Memory(dy, engine, nullptr)}, {result.b, Memory(x, engine, nullptr)}, {result.c, Memory(dweight, engine, nullptr)}};
+  if (takes_scratch) result.operands.emplace(DNNL_ARG_SCRATCHPAD, Memory(chosen.scratchpad_desc(), engine, nullptr));
   return result;
 }
 
@@ -108,25 +132,27 @@ bool machine_has(dnnl::cpu_isa isa) {
 
 class LibraryMatmul::Primitives {
  public:
-  void execute(const MatmulProduct& p) {
-    Primitive& found = primitive_of(p);
+  void execute(const MatmulProduct& p, std::span<std::byte> scratch) {
+    Primitive& found = primitive_of(p, scratch.size());
     found.operands.at(found.a).set_data_handle(p.a.data);
     found.operands.at(found.b).set_data_handle(p.b.data);
     found.operands.at(found.c).set_data_handle(p.c.data);
+    if (found.takes_scratch) found.operands.at(DNNL_ARG_SCRATCHPAD).set_data_handle(scratch.data());
     if (!p.bias.empty()) found.operands.at(DNNL_ARG_BIAS).set_data_handle(p.bias.data);
     found.primitive.execute(stream_, found.operands);
     stream_.wait();
   }
 
  private:
-  Primitive& primitive_of(const MatmulProduct& p) {
+  Primitive& primitive_of(const MatmulProduct& p, size_t scratch_bytes) {
     const Key key = key_of(p);
     const auto known = known_.find(key);
     if (known != known_.end()) return known->second;
     // oneDNN keeps what it generated in caches of the process, which ranks that are threads share: one of them creates at a time.
     static std::mutex creating;
     const std::lock_guard lock(creating);
-    return known_.emplace(key, is_weight_gradient(p) ? create_weight_gradient(p, engine_) : create_matmul(p, engine_)).first->second;
+    const auto create = is_weight_gradient(p) ? create_weight_gradient : create_matmul;
+    return known_.emplace(key, create(p, engine_, scratch_bytes)).first->second;
   }
 
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
@@ -138,7 +164,12 @@ LibraryMatmul::LibraryMatmul() : primitives_(std::make_unique<Primitives>()) {}
 LibraryMatmul::~LibraryMatmul() = default;
 
 bool LibraryMatmul::multiplies(DType dtype) const {
-  // With less, oneDNN converts inside its loops, at a third of the speed of sgemm, or has nothing at all.
+  if (dtype == DType::bf16) return machine_has(dnnl::cpu_isa::avx512_core);
+  return dtype == DType::f32 || multiplies_fast(dtype);
+}
+
+bool LibraryMatmul::multiplies_fast(DType dtype) const {
+  // With less, oneDNN converts inside its loops, at a third of the speed of sgemm.
   if (dtype == DType::bf16) return machine_has(dnnl::cpu_isa::avx512_core_bf16);
 #if DNNL_VERSION_MAJOR > 3 || (DNNL_VERSION_MAJOR == 3 && DNNL_VERSION_MINOR >= 7)
   if (dtype == DType::f16) return machine_has(dnnl::cpu_isa::avx512_core_amx_fp16);
@@ -146,10 +177,10 @@ bool LibraryMatmul::multiplies(DType dtype) const {
   return false;
 }
 
-void LibraryMatmul::multiply(const MatmulProduct& p) {
-  invariant(!p.accumulate, "oneDNN's 16-bit products overwrite");
+void LibraryMatmul::multiply(const MatmulProduct& p, std::span<std::byte> scratch) {
+  invariant(!p.accumulate, "oneDNN's primitives overwrite");
   try {
-    primitives_->execute(p);
+    primitives_->execute(p, scratch);
   } catch (const dnnl::error& error) {
     throw InternalError(fmt::format("oneDNN refused a matmul of {} numbers: {}", name_of(p.a.dtype), error.what()));
   }

@@ -102,16 +102,14 @@ namespace {
 HWY_EXPORT(cross_entropy_rows);
 HWY_EXPORT(cross_entropy_loss_rows);
 
-/// A row of exponentials for each thread: no vocabulary is larger.
-constexpr int64_t workspace_floats_per_thread = int64_t{1} << 20;
-
 class CpuLossOps : public LossOps {
  public:
-  explicit CpuLossOps(int threads) : threads_(threads), workspace_(workspace_floats_per_thread * threads) {}
+  CpuLossOps(int threads, const Tensor& workspace) : threads_(threads), workspace_(workspace) {}
 
  private:
   void do_cross_entropy(Tensor losses, Tensor logits, Tensor targets, float scale, const StepControl* control, Stream&) override {
-    invariant(logits.dtype == DType::f32 || logits.columns() <= workspace_floats_per_thread, "a row of logits is longer than the workspace of the loss");
+    const auto room = static_cast<int64_t>(workspace_.part(0, threads_).size());  // a row of exponentials for each thread
+    invariant(logits.dtype == DType::f32 || logits.columns() <= room, "a row of logits is longer than a thread's part of the workspace");
     parallel_ranges(logits.rows(), 1, logits.columns(), threads_, [&](int64_t begin, int64_t end) {
       float* exponentials = workspace_.part(omp_get_thread_num(), threads_).data();
       HWY_DYNAMIC_DISPATCH(cross_entropy_rows)
@@ -131,7 +129,9 @@ class CpuLossOps : public LossOps {
 
 }  // namespace
 
-std::unique_ptr<LossOps> make_cpu_loss_ops(int threads) { return std::make_unique<CpuLossOps>(threads); }
+std::unique_ptr<LossOps> make_cpu_loss_ops(int threads, const Tensor& workspace) {
+  return std::make_unique<CpuLossOps>(threads, workspace);
+}
 
 }  // namespace tessera
 #endif

@@ -1,5 +1,7 @@
 // Linear layers: which way each product goes, and how its result meets biases and gradients.
 #include <algorithm>
+#include <array>
+#include <map>
 
 #include "base/error.h"
 #include "kernels/cpu/converted_matmul.h"
@@ -12,30 +14,64 @@
 namespace tessera {
 namespace {
 
-/// Half of it holds fp32 sums on their way to a 16-bit result or a gradient, the other half two converted panels.
-constexpr int64_t workspace_floats_per_thread = (int64_t{16} << 20) / static_cast<int64_t>(sizeof(float));
+/// Ways to multiply, by the names of the tuning table.
+enum class Kernel : uint8_t { Sgemm, Primitive, Converted };
+constexpr std::array<const char*, 3> kernel_names = {"sgemm", "primitive", "converted"};
 
+/// Half of the workspace holds fp32 sums on their way to a 16-bit result or a gradient; the other half two converted panels, or what oneDNN
+/// wants to note down.
 class CpuMatmulOps : public MatmulOps {
  public:
-  explicit CpuMatmulOps(int threads)
-      : threads_(threads),
-        workspace_(workspace_floats_per_thread * threads),
-        sums_(workspace_.part(0, 2)),
-        converted_({.a = workspace_.part(2, 4), .b = workspace_.part(3, 4), .c = sums_}, threads) {}
+  CpuMatmulOps(int threads, const Tensor& workspace) : threads_(threads), workspace_(workspace) {}
 
- private:
-  void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream&) override {
-    multiply({.c = y, .a = x, .b = weight, .bias = bias, .transpose_b = true});
+  std::vector<std::string> candidates(OpKind kind, const ShapeKey& shape) const override {
+    std::vector<std::string> names;
+    for (const Kernel kernel : kernels_for(kind, shape.dtype)) names.emplace_back(kernel_names[static_cast<size_t>(kernel)]);
+    return names;
   }
 
-  void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream&) override { multiply({.c = dx, .a = dy, .b = weight}); }
+  void choose(OpKind kind, const ShapeKey& shape, const std::string& candidate) override {
+    const auto known = std::ranges::find(kernel_names, candidate);
+    invariant(known != kernel_names.end(), "linear layers know no such candidate");
+    choices_[{kind, shape}] = static_cast<Kernel>(known - kernel_names.begin());
+  }
+
+ private:
+  /// The first is the rule: what was faster wherever it was measured.
+  std::vector<Kernel> kernels_for(OpKind kind, DType dtype) const {
+    if (dtype == DType::f32) {
+      // sgemm adds to a gradient by itself; a primitive's product would need a pass of its own.
+      if (kind == OpKind::LinearBackwardWeight) return {Kernel::Sgemm};
+      return {Kernel::Sgemm, Kernel::Primitive};
+    }
+    if (library_.multiplies_fast(dtype)) return {Kernel::Primitive, Kernel::Converted};
+    if (library_.multiplies(dtype)) return {Kernel::Converted, Kernel::Primitive};
+    return {Kernel::Converted};
+  }
+
+  Kernel kernel_for(OpKind kind, const ShapeKey& shape) const {
+    const auto chosen = choices_.find({kind, shape});
+    return chosen == choices_.end() ? kernels_for(kind, shape.dtype).front() : chosen->second;
+  }
+
+  void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream&) override {
+    const ShapeKey shape = linear_shape(x.rows(), x.columns(), y.columns(), bias, x.dtype);
+    multiply(kernel_for(OpKind::LinearForward, shape), {.c = y, .a = x, .b = weight, .bias = bias, .transpose_b = true});
+  }
+
+  void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream&) override {
+    const ShapeKey shape = linear_shape(dx.rows(), dx.columns(), dy.columns(), {}, dy.dtype);
+    multiply(kernel_for(OpKind::LinearBackwardInput, shape), {.c = dx, .a = dy, .b = weight});
+  }
 
   void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream&) override {
-    // sgemm adds by itself; what else multiplies is faster when it overwrites, and bf16 sums must be rounded in our own way.
-    if (dweight.dtype == DType::f32 && !library_.multiplies(x.dtype)) {
-      multiply({.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = true});
+    const ShapeKey shape = linear_shape(x.rows(), x.columns(), dy.columns(), dbias, x.dtype);
+    const Kernel kernel = kernel_for(OpKind::LinearBackwardWeight, shape);
+    // A primitive is faster when it overwrites, and bf16 sums must be rounded in our own way.
+    if (dweight.dtype == DType::f32 && kernel != Kernel::Primitive) {
+      multiply(kernel, {.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = true});
     } else {
-      add_product(dweight, dy, x, rounding);
+      add_product(kernel, dweight, dy, x, rounding);
     }
     if (!dbias.empty()) {
       constexpr int64_t grain = 64;  // whole cache lines in every type
@@ -45,13 +81,16 @@ class CpuMatmulOps : public MatmulOps {
     }
   }
 
-  void multiply(const MatmulProduct& product) {
-    if (product.a.dtype == DType::f32) {
-      multiply_fp32_with_bias(product);
-    } else if (library_.multiplies(product.a.dtype)) {
-      library_.multiply(product);
-    } else {
-      converted_.multiply(product);
+  std::span<float> sums() const { return workspace_.part(0, 2); }
+
+  void multiply(Kernel kernel, const MatmulProduct& product) {
+    switch (kernel) {
+      case Kernel::Sgemm:
+        return multiply_fp32_with_bias(product);
+      case Kernel::Primitive:
+        return library_.multiply(product, std::as_writable_bytes(workspace_.part(1, 2)));
+      case Kernel::Converted:
+        return ConvertedMatmul({.a = workspace_.part(2, 4), .b = workspace_.part(3, 4), .c = sums()}, threads_).multiply(product);
     }
   }
 
@@ -64,13 +103,14 @@ class CpuMatmulOps : public MatmulOps {
   }
 
   /// dweight += dy^T x, as many rows at a time as the workspace holds.
-  void add_product(const Tensor& dweight, const Tensor& dy, const Tensor& x, const RandomStream& rounding) {
-    const int64_t O = dweight.rows(), I = dweight.columns(), rows = std::min(O, static_cast<int64_t>(sums_.size()) / I);
+  void add_product(Kernel kernel, const Tensor& dweight, const Tensor& dy, const Tensor& x, const RandomStream& rounding) {
+    const std::span<float> room = this->sums();
+    const int64_t O = dweight.rows(), I = dweight.columns(), rows = std::min(O, static_cast<int64_t>(room.size()) / I);
     invariant(rows > 0, "a row of a weight is longer than the matmuls' workspace");
     for (int64_t first = 0; first < O; first += rows) {
       const int64_t count = std::min(rows, O - first);
-      const Tensor sums(sums_.data(), DType::f32, {count, I}), to = dweight.row_range(first, first + count);
-      multiply({.c = sums, .a = dy.column_range(first, first + count), .b = x, .transpose_a = true});
+      const Tensor sums(room.data(), DType::f32, {count, I}), to = dweight.row_range(first, first + count);
+      multiply(kernel, {.c = sums, .a = dy.column_range(first, first + count), .b = x, .transpose_a = true});
       parallel_ranges(count, 1, I, threads_, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; r++) {
           add_to_gradient_range(to.row_range(r, r + 1).data, to.dtype, sums.row_range(r, r + 1).as<float>(), I, rounding,
@@ -82,13 +122,14 @@ class CpuMatmulOps : public MatmulOps {
 
   int threads_;
   Workspace workspace_;
-  std::span<float> sums_;
   LibraryMatmul library_;
-  ConvertedMatmul converted_;
+  std::map<std::pair<OpKind, ShapeKey>, Kernel> choices_;  // where the rule was not taken
 };
 
 }  // namespace
 
-std::unique_ptr<MatmulOps> make_cpu_matmul_ops(int threads) { return std::make_unique<CpuMatmulOps>(threads); }
+std::unique_ptr<MatmulOps> make_cpu_matmul_ops(int threads, const Tensor& workspace) {
+  return std::make_unique<CpuMatmulOps>(threads, workspace);
+}
 
 }  // namespace tessera
