@@ -112,12 +112,12 @@ def compare(name, dtype, arguments, preload):
         for library in ["", preload] if preload else [""]:
             label = f"pytorch {'compiled' if compiled else 'eager'}{' tcmalloc' if library else ''}"
             candidates[label] = (compiled, library)
-    rates, last = {label: [] for label in candidates}, {}
+    rates, steps = {label: [] for label in candidates}, []
     for _ in range(arguments.rounds):
         for label, settings in candidates.items():
             if settings is None:
-                last = train_in_tessera(arguments.tessera, c, dtype, threads, arguments.seconds)
-                rates[label].append(last["tokens_per_second"])
+                steps.append(train_in_tessera(arguments.tessera, c, dtype, threads, arguments.seconds))
+                rates[label].append(steps[-1]["tokens_per_second"])
             else:
                 rates[label].append(pytorch_process(arguments.python, c, dtype, *settings, threads, arguments.seconds))
     medians = {label: statistics.median(values) for label, values in rates.items()}
@@ -125,8 +125,10 @@ def compare(name, dtype, arguments, preload):
     print(f"\n{name} {dtype}: {c}")
     for label, median in medians.items():
         print(f"  {label:28} {median:10.0f} tokens/s   {min(rates[label]):.0f} to {max(rates[label]):.0f}")
-    print(f"  ours / {best}: {medians['tessera'] / medians[best]:.2f}   achieved / floor: {last['floor_share']:.2f}   MFU {last['mfu']:.1%}")
-    return {"name": name, "dtype": dtype, "tokens_per_second": medians, "ratio": medians["tessera"] / medians[best], "step": last}
+    ratio = medians["tessera"] / medians[best]
+    floor, mfu = (statistics.median(step[key] for step in steps) for key in ("floor_share", "mfu"))
+    print(f"  ours / {best}: {ratio:.2f}   achieved / floor: {floor:.2f}   MFU {mfu:.1%}")
+    return {"name": name, "dtype": dtype, "tokens_per_second": medians, "ratio": ratio, "floor_share": floor, "mfu": mfu, "steps": steps}
 
 
 def main():
