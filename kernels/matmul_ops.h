@@ -1,4 +1,6 @@
 #pragma once
+#include <string>
+
 #include "base/random.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
@@ -24,5 +26,8 @@ class MatmulOps {
   virtual void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) = 0;
   virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) = 0;
 };
+
+/// "oneDNN 3.2.0": the library behind the cpu device's matmuls, as it was loaded.
+std::string matmul_library();
 
 }  // namespace tessera
