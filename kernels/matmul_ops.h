@@ -29,5 +29,7 @@ class MatmulOps {
 
 /// "oneDNN 3.2.0": the library behind the cpu device's matmuls, as it was loaded.
 std::string matmul_library();
+/// Whether this processor has instructions with which the library multiplies numbers of this 16-bit type. Nothing is timed.
+bool processor_multiplies(DType dtype);
 
 }  // namespace tessera

@@ -19,6 +19,8 @@ std::string matmul_library() {
   return fmt::format("oneDNN {}.{}.{}", version.major, version.minor, version.patch);
 }
 
+bool processor_multiplies(DType dtype) { return LibraryMatmul().multiplies(dtype); }
+
 void multiply_fp32(const MatmulProduct& p) {
   const auto letter = [](bool transposed) { return transposed ? 'T' : 'N'; };
   const dnnl_status_t status =
