@@ -54,5 +54,6 @@ endfunction()
 
 function(tessera_install)
   install(TARGETS tessera_shared tessera RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  tessera_install_onednn(tessera_shared tessera)
   install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/tessera/configs)
 endfunction()

@@ -22,21 +22,14 @@ set_target_properties(sentencepiece::sentencepiece PROPERTIES IMPORTED_LOCATION 
   INTERFACE_INCLUDE_DIRECTORIES ${SENTENCEPIECE_INCLUDE_DIR} INTERFACE_LINK_LIBRARIES ${SENTENCEPIECE_TRAIN_LIBRARY})
 execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --modversion sentencepiece OUTPUT_VARIABLE sentencepiece_VERSION
   OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-# oneDNN by header and library, because the packaged CMake files of Debian ask for OpenCL. DNNL_ROOT names another build.
-find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.h HINTS ${DNNL_ROOT} ENV DNNL_ROOT PATH_SUFFIXES include REQUIRED)
-find_library(DNNL_LIBRARY dnnl HINTS ${DNNL_ROOT} ENV DNNL_ROOT PATH_SUFFIXES lib REQUIRED)
-add_library(DNNL::dnnl UNKNOWN IMPORTED)
-set_target_properties(DNNL::dnnl PROPERTIES IMPORTED_LOCATION ${DNNL_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${DNNL_INCLUDE_DIR})
-file(STRINGS ${DNNL_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h dnnl_numbers REGEX "define DNNL_VERSION_(MAJOR|MINOR|PATCH) +[0-9]+")
-string(REGEX REPLACE "[^0-9;]+" "" dnnl_numbers "${dnnl_numbers}")
-list(JOIN dnnl_numbers "." dnnl_VERSION)
+include(tessera_onednn)  # DNNL::dnnl
 if(NOT tomlplusplus_FOUND)
   pkg_check_modules(tomlplusplus REQUIRED IMPORTED_TARGET tomlplusplus)
   add_library(tomlplusplus::tomlplusplus ALIAS PkgConfig::tomlplusplus)
 endif()
 
 tessera_component(OpenMP "${OpenMP_CXX_VERSION}" "threads inside an op")
-tessera_component(oneDNN "${dnnl_VERSION}" "matmul")
+tessera_component(oneDNN "${onednn_VERSION}" "matmul (${onednn_from})")
 tessera_component(Highway "${hwy_VERSION}" "SIMD loops with run-time dispatch")
 tessera_component(SentencePiece "${sentencepiece_VERSION}" "tokenizer")
 tessera_component(toml++ "${tomlplusplus_VERSION}" "configuration files")

@@ -113,7 +113,8 @@ struct PrecisionConfig {
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("compute", self.compute, one_of({"fp32", "bf16", "fp16", "auto"}),
-          "weights in use, activations and their gradients; auto: bf16 where a matmul at the start runs faster in it");
+          "weights in use, activations and their gradients; auto: bf16 where a matmul at the start runs faster in it, or, where "
+          "nothing is computed, where the processor has instructions for it");
     visit("master", self.master, one_of({"fp32", "bf16"}), "weights that the optimizer changes; bf16 is rounded stochastically");
     visit("gradients", self.gradients, one_of({"fp32", "bf16"}), "sums of weight gradients; bf16 is rounded stochastically");
     visit("moments", self.moments, one_of({"fp32", "bf16"}), "optimizer states; bf16 is rounded stochastically");

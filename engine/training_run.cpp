@@ -277,12 +277,14 @@ void TrainingRun::settle(int64_t step) {
   if (leads()) log(step, control, finished_[step]);
   finished_.erase(step);
   if (control.skipped_in_a_row >= run_.config.train.max_skipped_steps) {
+    const bool scaled = run_.precision.compute == DType::f16;  // a resumed run takes its scale from the checkpoint
     throw DataError(
         {fmt::format("{} steps in a row were not finite and were skipped, the last of them step {}", control.skipped_in_a_row, step + 1),
          options_.run_dir.string(),
          {},
          saved_ > 0 ? fmt::format("the last checkpoint is that of step {}; resume with a lower optimizer.learning_rate", saved_)
-                    : "lower optimizer.learning_rate or raise optimizer.warmup_steps"});
+                    : fmt::format("lower optimizer.learning_rate{} or raise optimizer.warmup_steps",
+                                  scaled ? ", lower precision.loss_scale" : "")});
   }
 }
 

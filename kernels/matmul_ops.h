@@ -1,4 +1,6 @@
 #pragma once
+#include <string>
+
 #include "base/random.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
@@ -29,5 +31,10 @@ class MatmulOps : public Tunable {
   virtual void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) = 0;
   virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) = 0;
 };
+
+/// "oneDNN 3.2.0": the library behind the cpu device's matmuls, as it was loaded.
+std::string matmul_library();
+/// Whether this processor has instructions with which the library multiplies numbers of this 16-bit type. Nothing is timed.
+bool processor_multiplies(DType dtype);
 
 }  // namespace tessera

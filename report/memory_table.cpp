@@ -148,7 +148,7 @@ std::string MemoryTable::text() const {
     auto rows = rows_of(*this, rank);
     const auto at = std::find_if(alike.begin(), alike.end(), [&](const auto& group) { return group.first == rows; });
     if (at == alike.end()) {
-      alike.push_back({std::move(rows), {rank}});
+      alike.emplace_back(std::move(rows), std::vector<int>{rank});
     } else {
       at->second.push_back(rank);
     }

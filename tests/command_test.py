@@ -112,6 +112,17 @@ class Command(unittest.TestCase):
             self.expect_error(2, [f"{key} = {value} is not a legal value", "legal: integer, "], "plan", self.run_toml, "--set", f"{key}={value}")
         self.expect_error(2, ["too many ranks", "legal: at most 1048576"], "plan", self.run_toml, "--set", "parallel.pp=1048576", "parallel.dp=2")
 
+    def test_what_only_counts_times_nothing_to_choose_a_precision(self):
+        for isa, chosen in (("AVX2", "fp32, because this processor has no instructions"), (None, "because this processor has")):
+            environment = {**os.environ, **({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})}
+            for arguments in (["plan", self.run_toml], ["train", self.run_toml, "--device", "null"]):
+                result = tessera(*arguments, "--set", "precision.compute=auto", env=environment)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertRegex(result.stderr, f"precision.compute = auto: .*{chosen}.*not timed")
+
+    def test_info_names_the_library_that_multiplies(self):
+        self.assertRegex(tessera("info").stdout, r"\nmatmul .* by oneDNN [23]\.\d+\.\d+\n")
+
     def test_data_that_cannot_be_written_is_an_error(self):
         for arguments in (["plan", self.run_toml], ["config"], ["info"]):
             with open("/dev/full", "w") as full:

@@ -170,6 +170,9 @@ TEST(EveryInstructionSet, CrossEntropyIsAsExactAsPlainCode) {
       device->loss().cross_entropy(losses, gradient, device.tensor({R}, targets), 1, &control, device.stream());
       expect_as_exact_as_plain_code("losses", device.values(losses), plain_losses, exact_losses);
       expect_as_exact_as_plain_code("gradient", device.values(gradient), plain, exact, dtype);
+      const Tensor wide = device.tensor({R, V}, logits);
+      device->loss().cross_entropy(losses, wide, device.tensor({R}, targets), 1, &control, device.stream());
+      EXPECT_EQ(device.values(gradient), op_test::rounded_to(dtype, device.values(wide))) << "each element is rounded once";
     });
   }
 }
@@ -180,6 +183,7 @@ TEST(EveryInstructionSet, NormsAreAsExactAsPlainCode) {
     on_every_instruction_set([&] {
       TestDevice device = TestDevice::cpu();
       op_test::expect_norms_as_exact_as_plain_code(device, c, {9, 1001});
+      op_test::expect_norms_rounded_once(device, c, {9, 1001});
     });
   }
 }

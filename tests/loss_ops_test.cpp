@@ -46,6 +46,17 @@ TEST_P(LossOps, LossesAndGradientsAreAsExactAsPlainCode) {
   }
 }
 
+// The bound above cannot see truncation.
+TEST_P(LossOps, GradientsIn16BitsAreThoseInFp32EachRoundedOnce) {
+  TestDevice device = TestDevice::cpu();
+  const auto gradient_in = [&](DType type) {
+    const Tensor gradient = device.tensor({R, V}, logits, type);
+    device->loss().cross_entropy(device.tensor({R}), gradient, device.tensor({R}, targets), scale, &control, device.stream());
+    return device.values(gradient);
+  };
+  EXPECT_EQ(gradient_in(dtype), rounded_to(dtype, gradient_in(DType::f32)));
+}
+
 TEST_P(LossOps, TheLossAloneHasTheSameBitsAndKeepsTheLogits) {
   TestDevice device = TestDevice::cpu();
   const Tensor losses = device.tensor({R}), kept = device.tensor({R, V}, logits, dtype), target = device.tensor({R}, targets);

@@ -30,6 +30,11 @@ TEST_P(Norms, TheResidualIsReadAsItIsStoredWhetherTheAddIsFusedOrNot) {
   }
 }
 
+TEST_P(Norms, ResultsIn16BitsAreThoseInFp32EachRoundedOnce) {
+  TestDevice device = TestDevice::cpu();
+  for (const NormSize s : sizes) expect_norms_rounded_once(device, c, s);
+}
+
 TEST_P(Norms, Bf16GradientsAreTheFp32OnesEachRoundedOnceByItsOwnHalfWord) {
   const RandomStream rounding(7, RandomPurpose::Rounding, "norm", 3);
   TestDevice device = TestDevice::cpu();

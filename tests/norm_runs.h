@@ -142,6 +142,21 @@ inline void expect_norms_as_exact_as_plain_code(TestDevice& device, NormCase c, 
   expect_as_exact_as_plain_code("dbias", ours.dbias, plain_gradients.dbias, exact_gradients.dbias);
 }
 
+/// One call of each op against itself on the same numbers in fp32. The arithmetic is that of fp32 whatever the storage, so every bit is known:
+/// this sees what the bound above cannot, truncation and a rounding too many.
+inline void expect_norms_rounded_once(TestDevice& device, NormCase c, NormSize s) {
+  SCOPED_TRACE(testing::Message() << s.N << " x " << s.H);
+  const NormInputs in(c.dtype, s);
+  NormInputs wide_in = in;
+  wide_in.residual = in.h, wide_in.delta.assign(in.delta.size(), 0);  // what the addition left in 16 bits
+  const NormCase wide_case{c.kind, DType::f32};
+  const NormResults wide = run_norm(device, wide_case, make_norm_tensors(device, wide_case, s, wide_in));
+  const NormResults ours = run_norm(device, c, make_norm_tensors(device, c, s, in));
+  EXPECT_EQ(ours.n, rounded_to(c.dtype, wide.n));
+  EXPECT_EQ(ours.dx, rounded_to(c.dtype, wide.dx));
+  EXPECT_EQ(ours.rstd, wide.rstd);
+}
+
 /// Both norms in each type.
 inline std::vector<NormCase> norm_cases() {
   std::vector<NormCase> cases;

@@ -11,15 +11,17 @@ namespace tessera {
 namespace {
 
 struct PrecisionCase {
-  const char* name;
+  std::string name;
   std::vector<std::string> sets;
+  int threads = 1;  // of each rank
   friend void PrintTo(const PrecisionCase& precision, std::ostream* out) { *out << precision.name; }
 };
 
 class PrecisionRanks : public testing::TestWithParam<PrecisionCase> {
  protected:
-  TinyRun run(std::vector<std::string> layout, int ranks, int64_t steps = 8) const {
-    layout.insert(layout.end(), GetParam().sets.begin(), GetParam().sets.end());
+  TinyRun run(std::vector<std::string> layout, int ranks, int64_t steps) const {
+    const std::vector<std::string> team = GetParam().threads > 1 ? team_sets(GetParam().threads) : std::vector<std::string>();
+    for (const auto* sets : {&GetParam().sets, &team}) layout.insert(layout.end(), sets->begin(), sets->end());
     layout.push_back("model.tied=false");  // the same bits at every pipeline depth
     return {.sets = std::move(layout), .ranks = ranks, .steps = steps};
   }
@@ -33,14 +35,15 @@ void expect_same(const TinyResult& a, const TinyResult& b) {
 }
 
 TEST_P(PrecisionRanks, PipelineDepthScheduleAndZeroStageChangeNoBit) {
-  const TinyResult one = run_tiny(run({}, 1));
-  expect_same(run_tiny(run({"parallel.pp=2"}, 2)), one);
-  expect_same(run_tiny(run({"parallel.pp=4", "parallel.schedule=gpipe"}, 4)), one);
-  expect_same(run_tiny(run({"parallel.dp=2", "parallel.zero=1"}, 2)), run_tiny(run({"parallel.dp=2"}, 2)));
+  const int64_t steps = GetParam().threads > 1 ? 3 : 8;
+  const TinyResult one = run_tiny(run({}, 1, steps));
+  expect_same(run_tiny(run({"parallel.pp=2"}, 2, steps)), one);
+  expect_same(run_tiny(run({"parallel.pp=4", "parallel.schedule=gpipe"}, 4, steps)), one);
+  expect_same(run_tiny(run({"parallel.dp=2", "parallel.zero=1"}, 2, steps)), run_tiny(run({"parallel.dp=2"}, 2, steps)));
 }
 
 TEST_P(PrecisionRanks, AResumedRunChangesNoBit) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / (std::string("precision_resume_") + GetParam().name);
+  const auto folder = std::filesystem::path(testing::TempDir()) / ("precision_resume_" + GetParam().name);
   std::filesystem::remove_all(folder);
   TinyRun first = run({"parallel.dp=2", "parallel.zero=1"}, 2, 6);
   const TinyResult whole = run_tiny(first);
@@ -87,9 +90,27 @@ INSTANTIATE_TEST_SUITE_P(
                     PrecisionCase{
                         "all_bf16",
                         {"precision.compute=bf16", "precision.master=bf16", "precision.gradients=bf16", "precision.moments=bf16"}},
-                    PrecisionCase{"llama_fp32", {"model.architecture=llama", "model.kv_heads=2"}},
+                    PrecisionCase{"gpt2_fp32", {}}, PrecisionCase{"llama_fp32", {"model.architecture=llama", "model.kv_heads=2"}},
                     PrecisionCase{"llama_bf16", {"model.architecture=llama", "model.kv_heads=2", "precision.compute=bf16"}}),
     [](const auto& precision) { return precision.param.name; });
+
+std::vector<PrecisionCase> cases_of_teams() {
+  std::vector<PrecisionCase> cases;
+  for (const std::string model : {"gpt2", "llama"}) {
+    for (const std::string compute : {"fp32", "bf16"}) {
+      for (const int threads : {2, 3}) {
+        cases.push_back({model + "_" + compute + "_" + std::to_string(threads),
+                         {"model.architecture=" + model, "precision.compute=" + compute},
+                         threads});
+        if (model == "llama") cases.back().sets.push_back("model.kv_heads=2");
+      }
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Teams, PrecisionRanks, testing::ValuesIn(cases_of_teams()),
+                         [](const auto& precision) { return precision.param.name; });
 
 TEST(LossScaling, OverflowsHalveTheScaleUntilStepsAreFiniteAndGoodStepsDoubleIt) {
   TinyRun run{.sets = {"precision.compute=fp16", "precision.loss_scale=16777216", "precision.loss_scale_growth_steps=3",

@@ -1,6 +1,9 @@
 #include "tests/tiny_run.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
+#include <limits>
 #include <mutex>
 #include <optional>
 
@@ -143,6 +146,29 @@ TinyResult run_tiny(const TinyRun& tiny) {
   result.states = states.take();
   result.first_gradients = gradients.take();
   return result;
+}
+
+std::vector<std::string> team_sets(int threads) {
+  return {"parallel.threads=" + std::to_string(threads), "model.context=128", "train.batch_size=32", "train.micro_batch_size=16"};
+}
+
+double worst_tensor_error(const std::map<std::string, std::vector<float>>& got, const std::map<std::string, std::vector<float>>& expected) {
+  const auto norm = [](const std::vector<float>& values) {
+    double squares = 0;
+    for (const float value : values) squares += static_cast<double>(value) * value;
+    return std::sqrt(squares);
+  };
+  double squares = 0, elements = 0, worst = 0;
+  for (const auto& [name, values] : expected) squares += std::pow(norm(values), 2), elements += static_cast<double>(values.size());
+  for (const auto& [name, values] : expected) {
+    std::vector<float> difference = got.at(name);
+    if (difference.size() != values.size()) throw InternalError(name + " has another size");
+    for (size_t i = 0; i < values.size(); i++) difference[i] -= values[i];
+    const double least = std::sqrt(squares) * std::sqrt(static_cast<double>(values.size()) / elements) * 1e-3;
+    const double error = norm(difference) / std::max(norm(values), least);
+    worst = std::isfinite(error) ? std::max(worst, error) : std::numeric_limits<double>::infinity();
+  }
+  return worst;
 }
 
 }  // namespace tessera

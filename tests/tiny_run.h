@@ -36,4 +36,12 @@ ResolvedRun resolve_tiny(const TinyRun& tiny);
 /// equal, and every element must be held by some rank: InternalError otherwise.
 TinyResult run_tiny(const TinyRun& tiny);
 
+/// Settings for a run of several op threads. Micro-batches of 2048 tokens: large enough that every family's ops are cut between threads, and
+/// that oneDNN's weight gradients in bf16 have other bits on one thread than on two or three.
+std::vector<std::string> team_sets(int threads);
+
+/// The largest error of a tensor: the norm of its difference over the larger of its norm and a thousandth of its share of the whole norm,
+/// the square root of its part of the elements. (The gradient of a key bias is zero in theory and noise in practice.)
+double worst_tensor_error(const std::map<std::string, std::vector<float>>& got, const std::map<std::string, std::vector<float>>& expected);
+
 }  // namespace tessera

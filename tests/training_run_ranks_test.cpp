@@ -253,6 +253,15 @@ TEST_F(TrainingRunRanks, NonFiniteStepsAreSkippedAndTooManyInARowEndTheRunOnAllR
   EXPECT_TRUE(rows.back().skipped);
 }
 
+TEST_F(TrainingRunRanks, AScaleOfTheLossThatStartsTooHighIsNamedWhenFp16FindsNoFiniteStep) {
+  try {
+    train({"train.steps=9", "precision.compute=fp16", "precision.loss_scale=16777216", "train.max_skipped_steps=2"}, 1, false);
+    FAIL() << "nothing was thrown";
+  } catch (const DataError& error) {
+    EXPECT_NE(error.text().hint.find("lower precision.loss_scale"), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(TrainingRunRanks, AnotherLayoutResumesARun) {
   train({"train.steps=6", "parallel.dp=2", "parallel.zero=1"}, 2, false);
   EXPECT_TRUE(train({"train.steps=12", "parallel.pp=2"}, 2, true).finished());

@@ -30,8 +30,8 @@ void print_info() {
   const auto device = Device::cpu(cores);
   device->reserve(device->workspace_size());
   const std::optional<int64_t> available = available_memory_bytes();
-  fmt::print("tessera   {}\ncpu       {}, {} threads, {} kernels\nmatmul    {} measured\nmemory    {}\n\n", TESSERA_VERSION,
-             device->traits().name, cores, device->traits().isa, matmul_rates(*device),
+  fmt::print("tessera   {}\ncpu       {}, {} threads, {} kernels\nmatmul    {} measured, by {}\nmemory    {}\n\n", TESSERA_VERSION,
+             device->traits().name, cores, device->traits().isa, matmul_rates(*device), matmul_library(),
              available ? format_bytes(*available) + " available" : "unknown");
   fmt::print("{:16} {:>18} {:>20}  {}\n", "preset", "parameters", "12 l h^2 + 2 v h", "source");
   for (const ModelPreset& preset : model_presets()) {

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Installs what Tessera needs from the system's packages: only what is missing, and says what. Nothing missing: no network, no root.
+# Installs what Tessera needs from the system's packages, and oneDNN 3.2 from PyPI into .dependencies/ (where that cannot be had, the
+# system's oneDNN serves): only what is missing, and says what. Nothing missing: no network, no root.
 # Supported: Debian 12 and 13, Ubuntu 24.04.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
   cat <<'TEXT'
@@ -9,6 +11,7 @@ tools/install_dependencies.sh [--check] [--list] [--anyway]
   --check   also what tools/check.sh needs: clang-format and clang-tidy
   --list    print the packages and what each is for; install nothing
   --anyway  try apt-get on a system of the Debian family that is not supported
+DNNL_ROOT in the environment names a oneDNN of your own: none is fetched, and CMake takes that one.
 TEXT
 }
 
@@ -19,9 +22,9 @@ cmake               | cmake      | build, version 3.25 or newer
 ninja-build         | ninja      | build
 pkg-config          | pkg-config | finds the libraries
 git                 | git        | lists the files that the checks read
-python3             | python3    | checks of the sources, test counts (3.11 or newer, no modules)
+python3             | python3    | fetches oneDNN, checks the sources, counts tests (3.11 or newer, no modules)
+ca-certificates     |            | HTTPS, to fetch oneDNN
 libhwy-dev          |            | Google Highway: SIMD loops with run-time dispatch
-libdnnl-dev         |            | oneDNN: matrix products on the CPU
 libsentencepiece-dev |           | SentencePiece: tokenizer
 libtomlplusplus-dev |            | toml++: configuration files
 libcli11-dev        |            | CLI11: command line
@@ -29,6 +32,9 @@ nlohmann-json3-dev  |            | JSON: metrics, reports, checkpoints
 libfmt-dev          |            | fmt: formatting
 libxxhash-dev       |            | xxHash: checksums of checkpoints
 libgtest-dev        |            | GoogleTest: tests
+"
+onednn_package="
+libdnnl-dev         |            | oneDNN, matrix products on the CPU: only where 3.2 cannot be fetched from PyPI
 "
 check_packages="
 clang-format        | clang-format | layout of the sources
@@ -48,8 +54,8 @@ for argument in "$@"; do
   esac
 done
 
-rows() { tr -d '\t' <<<"$packages" | sed -e '/^ *$/d' -e 's/ *| */|/g'; }
-print_purposes() { rows | awk -F'|' '{ printf "  %-22s %s\n", $1, $3 }'; }
+rows() { tr -d '\t' <<<"$1" | sed -e '/^ *$/d' -e 's/ *| */|/g'; }
+print_purposes() { rows "$packages$onednn_package" | awk -F'|' '{ printf "  %-22s %s\n", $1, $3 }'; }
 is_installed() {  # PACKAGE COMMAND
   if [[ -n $2 ]] && command -v "$2" >/dev/null; then return 0; fi
   [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true) == installed ]]
@@ -77,43 +83,64 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   refuse "packages can be installed with apt-get only, and this system has none" "install these by the system's own means, then build with cmake --preset release"
 fi
 
-missing=()
-while IFS='|' read -r package command _; do
-  is_installed "$package" "$command" || missing+=("$package")
-done < <(rows)
-if ((${#missing[@]} == 0)); then
-  echo "dependencies: all installed"
-  exit 0
-fi
-
-case $system in
-  "debian 12" | "debian 13" | "ubuntu 24.04") ;;
-  *) [[ $anyway == yes ]] || refuse "this system is not supported, and packages are missing: ${missing[*]}" "--anyway tries the same package names" ;;
-esac
+require_supported() {  # PACKAGE...
+  case $system in
+    "debian 12" | "debian 13" | "ubuntu 24.04") ;;
+    *) [[ $anyway == yes ]] || refuse "this system is not supported, and packages are missing: $*" "--anyway tries the same package names" ;;
+  esac
+}
 
 as_root=()
-if (($(id -u) != 0)); then
+find_root() {  # PACKAGE...
+  if (($(id -u) == 0)); then return 0; fi
   if ! command -v sudo >/dev/null; then
     echo "error: packages are missing, and only root may install them (there is no sudo)" >&2
-    echo "  hint:  as root: apt-get update && apt-get install ${missing[*]}" >&2
+    echo "  hint:  as root: apt-get update && apt-get install $*" >&2
     exit 1
   fi
   as_root=(sudo)
-  [[ -n ${CI:-} || ! -t 0 ]] && as_root=(sudo -n)  # nobody is there to type a password
-fi
+  if [[ -n ${CI:-} || ! -t 0 ]]; then as_root=(sudo -n); fi  # nobody is there to type a password
+}
 
 apt_get() {
   ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" </dev/null
 }
 
-echo "dependencies: installing ${missing[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { apt_get update && apt_get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+installed=no
+
+# install_missing ROWS: the packages of these rows that are not there yet.
+install_missing() {
+  local missing=() package command
+  while IFS='|' read -r package command _; do
+    is_installed "$package" "$command" || missing+=("$package")
+  done < <(rows "$1")
+  if ((${#missing[@]} == 0)); then return 0; fi
+  require_supported "${missing[@]}"
+  find_root "${missing[@]}"
+  echo "dependencies: installing ${missing[*]}"
+  installed=yes
+  if { apt_get update && apt_get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then return 0; fi
   tail -n 30 "$log" >&2
   echo "error: apt-get could not install ${missing[*]}" >&2
   echo "  hint:  its last lines stand above; without network, install these packages by hand" >&2
-  [[ $system == ubuntu* ]] && echo "  hint:  some of them are in 'universe': add-apt-repository universe" >&2
+  if [[ $system == ubuntu* ]]; then echo "  hint:  some of them are in 'universe': add-apt-repository universe" >&2; fi
   exit 1
+}
+
+install_missing "$packages"
+
+if [[ -n ${DNNL_ROOT:-} ]]; then
+  echo "dependencies: oneDNN from DNNL_ROOT, $DNNL_ROOT"
+else
+  status=0
+  python3 tools/fetch_onednn.py || status=$?
+  case $status in
+    0) ;;
+    3) install_missing "$onednn_package" ;;
+    *) exit 1 ;;
+  esac
 fi
-echo "dependencies: installed"
+
+if [[ $installed == yes ]]; then echo "dependencies: installed"; else echo "dependencies: all installed"; fi

@@ -26,7 +26,7 @@ struct PlanArguments {
 void run_plan(const PlanArguments& arguments) {
   const LoadedConfig loaded = load_config({arguments.file}, arguments.sets);
   const int ranks = arguments.ranks != 0 ? arguments.ranks : ranks_of(loaded.config);
-  const ResolvedRun run = resolve_here(loaded, ranks);
+  const ResolvedRun run = resolve_untimed(loaded, ranks);
   MemoryTable table = predict_all(run);
   for (int rank = 0; rank < ranks; rank++) {
     const DryRun dry = dry_run(run, rank, imitated_cpu(run.threads));

@@ -34,17 +34,43 @@ int ranks_of(const RunConfig& config) {
   return static_cast<int>(ranks);
 }
 
-ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
+namespace {
+
+/// What precision.compute = "auto" becomes, and why.
+struct Choice {
+  DType dtype;
+  std::string reason;
+};
+
+/// Where "auto" stands, choose() decides and a notice says so.
+template <class Choose>
+ResolvedRun resolve_with(const LoadedConfig& loaded, int ranks, Choose choose) {
   if (loaded.config.precision.compute != "auto") return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
-  const auto device = Device::cpu(threads_of_a_rank(loaded.config, ranks));
-  device->reserve(device->workspace_size());
-  const double narrow = measured_matmul_flops_per_second(*device, DType::bf16),
-               wide = measured_matmul_flops_per_second(*device, DType::f32);
-  constexpr double worth_it = 1.2;  // below that, rounding is not worth the gain
-  const DType fast = narrow >= worth_it * wide ? DType::bf16 : DType::f32;
-  Messages().notice(fmt::format("precision.compute = auto: {}, because matmuls run at {} in bf16 and {} in fp32", name_of(fast),
-                                format_rate(narrow, "FLOP"), format_rate(wide, "FLOP")));
-  return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab, fast);
+  const Choice choice = choose();
+  Messages().notice(fmt::format("precision.compute = auto: {}, because {}", name_of(choice.dtype), choice.reason));
+  return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab, choice.dtype);
+}
+
+}  // namespace
+
+ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
+  return resolve_with(loaded, ranks, [&]() -> Choice {
+    const auto device = Device::cpu(threads_of_a_rank(loaded.config, ranks));
+    device->reserve(device->workspace_size());
+    const double narrow = measured_matmul_flops_per_second(*device, DType::bf16),
+                 wide = measured_matmul_flops_per_second(*device, DType::f32);
+    constexpr double worth_it = 1.2;  // below that, rounding is not worth the gain
+    return {narrow >= worth_it * wide ? DType::bf16 : DType::f32,
+            fmt::format("matmuls run at {} in bf16 and {} in fp32", format_rate(narrow, "FLOP"), format_rate(wide, "FLOP"))};
+  });
+}
+
+ResolvedRun resolve_untimed(const LoadedConfig& loaded, int ranks) {
+  return resolve_with(loaded, ranks, []() -> Choice {
+    const bool narrow = processor_multiplies(DType::bf16);
+    return {narrow ? DType::bf16 : DType::f32,
+            fmt::format("this processor has {}instructions for bf16 matmuls (not timed: nothing is computed)", narrow ? "" : "no ")};
+  });
 }
 
 MemoryTable predict_all(const ResolvedRun& run) {

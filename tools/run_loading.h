@@ -26,6 +26,8 @@ LoadedConfig load_config(const std::vector<std::filesystem::path>& files, const 
 /// Checked and resolved. Where precision.compute is "auto", matmuls in bf16 and fp32 are timed on this machine first, and a notice says which
 /// was taken and why.
 ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks);
+/// The same for what only counts: "auto" is bf16 where this processor has instructions for it, so that a plan is that of the run to come.
+ResolvedRun resolve_untimed(const LoadedConfig& loaded, int ranks);
 
 /// Ranks of a layout when nobody said how many: the product of the axes that are given. ConfigError when it exceeds most_ranks.
 int ranks_of(const RunConfig& config);

@@ -40,7 +40,7 @@ void print_ops(const Profile& profile) {
 void run_null(const TrainArguments& arguments) {
   const LoadedConfig loaded = load_config({arguments.file}, arguments.sets);
   const int ranks = arguments.ranks != 0 ? arguments.ranks : ranks_of(loaded.config);
-  const ResolvedRun run = resolve_here(loaded, ranks);
+  const ResolvedRun run = resolve_untimed(loaded, ranks);
   if (arguments.rank < 0 || arguments.rank >= ranks) {
     throw ConfigError({fmt::format("rank {} does not exist", arguments.rank), "--rank", fmt::format("0 to {}", ranks - 1), {}});
   }

@@ -10,8 +10,16 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "kernels/matmul_ops.h"
 
 namespace tessera {
+
+std::string matmul_library() {
+  const dnnl_version_t& version = *dnnl_version();
+  return fmt::format("oneDNN {}.{}.{}", version.major, version.minor, version.patch);
+}
+
+bool processor_multiplies(DType dtype) { return LibraryMatmul().multiplies_fast(dtype); }
 
 void multiply_fp32(const MatmulProduct& p) {
   const auto letter = [](bool transposed) { return transposed ? 'T' : 'N'; };
