@@ -1,4 +1,5 @@
 #pragma once
+#include <span>
 #include <vector>
 
 #include "engine/trainer.h"
@@ -14,17 +15,29 @@ struct OpCost {
   double floor_seconds = 0;  // of a step, at the ceilings
 };
 
+/// What the machine reaches, measured in the same run.
+struct Ceilings {
+  double matmul_flops_per_second = 0;  // the fastest of forward, input and weight gradient at the run's largest matmul
+  double bytes_per_second = 0;  // read and written by a copy, or a scaling or an addition in place, of arrays far larger than the caches
+};
+
+/// The seconds of one call at the ceilings: matmuls and attention by FLOPs, all others by bytes.
+double floor_seconds(const OpInfo& op, const Ceilings& ceilings);
+
+/// Of a step that took step_seconds[i] and left the trace steps[i], what no op accounts for; the median over the steps. (The median step
+/// less each op's median would count what slow steps spend inside ops.)
+double seconds_outside_ops(std::span<const Trace> steps, std::span<const double> step_seconds);
+
 /// A training step measured, beside what the machine's ceilings allow.
 struct StepBench {
   int64_t steps = 0;
-  double step_seconds = 0;  // median
-  Waterfall waterfall;      // mean
-  // Ceilings, measured in the same run.
-  double matmul_flops_per_second = 0;  // the fastest of forward, input and weight gradient at the run's largest matmul
-  double bytes_per_second = 0;         // read and written by a copy or an addition in place, of arrays far larger than the caches
-  std::vector<OpCost> ops;             // the longest first
+  double step_seconds = 0;     // median
+  Waterfall waterfall;         // mean
+  double outside_seconds = 0;  // median
+  Ceilings ceilings;
+  std::vector<OpCost> ops;  // the longest first
 
-  /// Sum over the ops: matmuls and attention by FLOPs, all others by bytes.
+  /// Sum over the ops.
   double floor_seconds() const;
 };
 

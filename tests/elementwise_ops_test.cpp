@@ -12,10 +12,13 @@ namespace {
 using namespace op_test;
 
 const std::vector<int64_t> lengths = {1, 15, 16, 33, 1023, 100003};  // the last one wakes a team
+const int64_t beyond_caches = 600001;                                // of fp32: each of two threads zeros more than 1 MiB
 
 TEST(Elementwise, ZeroAndCopyTouchExactlyTheirTensor) {
   TestDevice device = TestDevice::cpu();
-  for (const int64_t n : lengths) {
+  std::vector<int64_t> all = lengths;
+  all.push_back(beyond_caches);
+  for (const int64_t n : all) {
     const std::vector<float> values = random_values(n + 2, "values");
     const Tensor from = device.tensor({n + 2}, values), to = device.tensor({n + 2}, std::vector<float>(n + 2, 7));
     device->elementwise().copy(to.flat_range(1, n + 1), from.flat_range(1, n + 1), device.stream());

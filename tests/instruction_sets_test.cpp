@@ -225,6 +225,30 @@ TEST(EveryInstructionSet, UpdatesAreAsExactAsPlainCode) {
   }
 }
 
+TEST(EveryInstructionSet, WeightsWrittenPastTheCachesAreTheMastersRoundedToNearestAndNothingElse) {
+  using namespace op_test;
+  const int64_t n = (int64_t{1} << 20) + 77;
+  const std::vector<UpdateSegment> segments = {{0, n / 3, 0.1f, {}, 0}, {n / 3 + 5, n, 0.0f, {}, 0}};
+  for (const DType dtype : compute_types) {
+    on_every_instruction_set([&] {
+      for (const int64_t offset : {0, 1}) {  // in elements: at a whole vector, and not
+        SCOPED_TRACE(testing::Message() << name_of(dtype) << ", offset " << offset);
+        TestDevice device = TestDevice::cpu();
+        UpdateShard shard = make_shard(device, UpdateRule::Sgd, n, {});
+        const Tensor wide = device.tensor({n + 2}, std::vector<float>(n + 2, 7), dtype);
+        shard.weight = wide.flat_range(offset, offset + n);
+        run_update(device, UpdateRule::Sgd, shard, {}, segments, 1);
+        std::vector<float> expected(n + 2, 7);
+        const auto master = rounded_to(dtype, device.values(shard.master));
+        for (const UpdateSegment& segment : segments) {
+          std::copy(master.begin() + segment.begin, master.begin() + segment.end, expected.begin() + offset + segment.begin);
+        }
+        EXPECT_EQ(device.values(wide), expected);
+      }
+    });
+  }
+}
+
 TEST(EveryInstructionSet, TheGradientNormHasTheSameBits) {
   const int64_t n = 5000;
   for (const DType dtype : {DType::f32, DType::bf16}) {

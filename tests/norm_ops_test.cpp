@@ -168,6 +168,11 @@ std::string name_of_case(const testing::TestParamInfo<NormCase>& test) { return 
 
 INSTANTIATE_TEST_SUITE_P(EachType, Norms, testing::ValuesIn(norm_cases()), name_of_case);
 
+TEST(LayerNorm, WeightGradientsOfRowsTooLongForOneRoundOfSumsAreExactToo) {
+  TestDevice device = TestDevice::cpu();
+  expect_norms_as_exact_as_plain_code(device, {NormKind::LayerNorm, DType::f32}, {66, 50000});
+}
+
 TEST(LayerNorm, ALargeMeanCostsNoDigitsOfTheVariance) {
   const NormCase c{NormKind::LayerNorm, DType::f32};
   const NormSize s{4, 768};

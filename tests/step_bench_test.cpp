@@ -29,9 +29,33 @@ TEST(StepBench, CountsEveryOpOfAStepWithTheDryRunsPrices) {
   }
   EXPECT_EQ(calls, expected_calls);
   EXPECT_NEAR(flops / expected_flops, 1, 1e-12);
-  EXPECT_GT(bench.matmul_flops_per_second, 0);
-  EXPECT_GT(bench.bytes_per_second, 0);
+  EXPECT_GT(bench.ceilings.matmul_flops_per_second, 0);
+  EXPECT_GT(bench.ceilings.bytes_per_second, 0);
   EXPECT_GT(bench.floor_seconds(), 0);
+}
+
+TEST(StepBench, PricesMatmulsAndAttentionByFlopsAndAllOthersByBytes) {
+  const Ceilings ceilings{.matmul_flops_per_second = 200, .bytes_per_second = 10};
+  for (int k = 0; k < op_kinds; k++) {
+    const auto kind = static_cast<OpKind>(k);
+    const bool by_flops = kind == OpKind::LinearForward || kind == OpKind::LinearBackwardInput || kind == OpKind::LinearBackwardWeight ||
+                          kind == OpKind::AttentionForward || kind == OpKind::AttentionBackward;
+    const OpInfo op{.kind = kind, .shape = {}, .flops = 600, .read_bytes = 50, .write_bytes = 20};
+    EXPECT_DOUBLE_EQ(floor_seconds(op, ceilings), by_flops ? 3 : 7) << k;
+  }
+}
+
+TEST(StepBench, CountsATimeInsideAnOpAsSuchInSlowStepsToo) {
+  const auto step = [](double adam, double zero) {
+    const TraceEntry entry{.info = {.kind = OpKind::AdamW, .shape = {}}, .stream = "compute"};
+    Trace trace{entry, entry};
+    trace[0].seconds = adam, trace[1].seconds = zero;
+    return trace;
+  };
+  // Each step spends 1 s outside, and another op is slow in each: the ops' medians add up to 4 s, the median step is 8 s.
+  const std::vector<Trace> steps = {step(2, 5), step(5, 2), step(2, 2)};
+  const std::vector<double> seconds = {8, 8, 5};
+  EXPECT_DOUBLE_EQ(seconds_outside_ops(steps, seconds), 1);
 }
 
 TEST(StepBench, RandomSamplesAreTokensAndAFunctionOfTheirNumber) {

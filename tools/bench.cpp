@@ -60,7 +60,7 @@ Measured measure(const BenchArguments& arguments) {
 
 double mfu_of(const Measured& measured) {
   UtilizationInput input = utilization_input(measured.run);
-  input.seconds = measured.bench.step_seconds, input.peak_flops = measured.bench.matmul_flops_per_second;
+  input.seconds = measured.bench.step_seconds, input.peak_flops = measured.bench.ceilings.matmul_flops_per_second;
   return utilization(Convention::Causal, input).mfu().value_or(0);
 }
 
@@ -115,10 +115,11 @@ Json to_json(const Measured& measured) {
           {"dtype", name_of(measured.run.precision.compute)},
           {"steps", measured.bench.steps},
           {"step_seconds", measured.bench.step_seconds},
+          {"outside_seconds", measured.bench.outside_seconds},
           {"tokens_per_second", measured.tokens_per_second()},
           {"mfu", mfu_of(measured)},
-          {"matmul_flops_per_second", measured.bench.matmul_flops_per_second},
-          {"bytes_per_second", measured.bench.bytes_per_second},
+          {"matmul_flops_per_second", measured.bench.ceilings.matmul_flops_per_second},
+          {"bytes_per_second", measured.bench.ceilings.bytes_per_second},
           {"floor_seconds", measured.bench.floor_seconds()},
           {"floor_share", measured.floor_share()},
           {"waterfall", measured.bench.waterfall},
@@ -131,8 +132,8 @@ void print_heading(const Measured& measured) {
              measured.device.isa, measured.run.threads, measured.run.threads == 1 ? "" : "s", name_of(measured.run.precision.compute),
              model.architecture, model.layers, model.hidden, model.heads, model.vocab, measured.run.layout.batch_size,
              measured.run.micro_batch.T);
-  fmt::print("ceilings: {} in the largest matmul, {} of memory\n", format_rate(measured.bench.matmul_flops_per_second, "FLOP"),
-             format_rate(measured.bench.bytes_per_second, "B"));
+  fmt::print("ceilings: {} in the largest matmul, {} of memory\n", format_rate(measured.bench.ceilings.matmul_flops_per_second, "FLOP"),
+             format_rate(measured.bench.ceilings.bytes_per_second, "B"));
 }
 
 void bench_steps(const BenchArguments& arguments) {
@@ -143,10 +144,9 @@ void bench_steps(const BenchArguments& arguments) {
              measured.tokens_per_second(), format_seconds(measured.bench.step_seconds), measured.bench.steps, 100 * mfu_of(measured),
              format_seconds(measured.bench.floor_seconds()), measured.floor_share());
   std::map<std::string, std::pair<double, double>> kinds;  // seconds, floor
-  double in_ops = 0;
   for (const OpCost& op : measured.bench.ops) {
     auto& [seconds, floor] = kinds[name_of(op.info.kind)];
-    seconds += op.seconds, floor += op.floor_seconds, in_ops += op.seconds;
+    seconds += op.seconds, floor += op.floor_seconds;
   }
   std::vector<std::pair<std::string, std::pair<double, double>>> sorted(kinds.begin(), kinds.end());
   std::ranges::sort(sorted, std::greater(), [](const auto& kind) { return kind.second.first; });
@@ -156,7 +156,7 @@ void bench_steps(const BenchArguments& arguments) {
                floor > 0 ? format_seconds(floor) : "", floor > 0 ? fmt::format("{:.2f}", floor / seconds) : "");
   };
   for (const auto& [name, cost] : sorted) line(name, cost.first, cost.second);
-  line("outside ops", measured.bench.step_seconds - in_ops, 0);
+  line("outside ops", measured.bench.outside_seconds, 0);
 }
 
 void bench_ops(const BenchArguments& arguments) {

@@ -19,6 +19,21 @@ namespace tessera {
 namespace HWY_NAMESPACE {
 namespace {
 
+/// Large arrays past the caches: nobody reads zeros before the caches have seen much else.
+void zero_loop(char* to, int64_t n) {
+  constexpr int64_t streamed_bytes = int64_t{1} << 20;
+  const hn::ScalableTag<uint8_t> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % lanes);
+  int64_t done = 0;
+  if (can_stream && n >= streamed_bytes) {
+    done = (lanes - misplaced) % lanes;
+    std::memset(to, 0, static_cast<size_t>(done));
+    for (; done + lanes <= n; done += lanes) hn::Stream(hn::Zero(d), d, reinterpret_cast<uint8_t*>(to) + done);
+    hwy::FlushStream();
+  }
+  std::memset(to + done, 0, static_cast<size_t>(n - done));
+}
+
 void cast_loop(const Tensor& to_tensor, const Tensor& from_tensor, float factor, int64_t begin, int64_t end) {
   with_storage(from_tensor.dtype, [&]<class From>(From*) {
     with_storage(to_tensor.dtype, [&]<class To>(To*) HWY_ATTR {
@@ -57,6 +72,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera {
 namespace {
+HWY_EXPORT(zero_loop);
 HWY_EXPORT(cast_loop);
 HWY_EXPORT(add_loop);
 HWY_EXPORT(ordered_sum_loop);
@@ -81,8 +97,9 @@ class CpuElementwiseOps : public ElementwiseOps {
  private:
   void do_zero(Tensor t, Stream&) override {
     char* to = static_cast<char*>(t.data);
-    parallel_ranges(t.bytes(), line_bytes, 1, threads_,
-                    [=](int64_t begin, int64_t end) { std::memset(to + begin, 0, static_cast<size_t>(end - begin)); });
+    parallel_ranges(t.bytes(), line_bytes, 1, threads_, [=](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(zero_loop)(to + begin, end - begin);
+    });
   }
 
   void do_copy(Tensor to_tensor, Tensor from_tensor, Stream&) override {

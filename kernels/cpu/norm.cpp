@@ -1,14 +1,18 @@
-// The norm family on the CPU: rows of forward and input gradient, columns of weight gradients are cut between threads.
+// The norm family on the CPU: how rows and columns are cut between threads.
+#include <algorithm>
+
+#include "base/error.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/norm_loops.h"
 #include "kernels/cpu/parallel_ranges.h"
+#include "kernels/cpu/workspace.h"
 
 namespace tessera {
 namespace {
 
 class CpuNormOps : public NormOps {
  public:
-  explicit CpuNormOps(int threads) : threads_(threads) {}
+  explicit CpuNormOps(int threads) : threads_(threads), workspace_(workspace_floats) {}
 
  private:
   void do_layer_norm_forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, Tensor bias,
@@ -42,14 +46,32 @@ class CpuNormOps : public NormOps {
     backward_weight(dweight, {}, dn, h, {}, rstd, rounding);
   }
 
+  /// Threads take whole rows, whose lines follow each other in memory; a round is as many chunks as the workspace holds sums of.
   void backward_weight(const Tensor& dweight, const Tensor& dbias, const Tensor& dn, const Tensor& h, const Tensor& mean,
                        const Tensor& rstd, const RandomStream& rounding) const {
-    parallel_ranges(h.columns(), floats_of_a_line, h.rows(), threads_, [&](int64_t begin, int64_t end) {
-      norm_backward_weight_columns(dweight, dbias, dn, h, mean, rstd, rounding, begin, end);
-    });
+    const int64_t H = h.columns(), chunks = (h.rows() + norm_chunk_rows - 1) / norm_chunk_rows;
+    const int64_t round = workspace_floats / (2 * H) - 1;
+    invariant(round >= 1, "a row is longer than the workspace of the norms");
+    float *totals = workspace_.part(0, 1).data(), *sums = totals + 2 * H;
+    std::fill_n(totals, 2 * H, 0.0f);
+    for (int64_t first = 0; first < chunks; first += round) {
+      const int64_t count = std::min(round, chunks - first);
+      parallel_ranges(count, 1, norm_chunk_rows * H, threads_, [&](int64_t begin, int64_t end) {
+        norm_chunk_sums(sums + begin * 2 * H, dn, h, mean, rstd, first + begin, first + end);
+      });
+      for_columns(H, 2 * count, [&](int64_t begin, int64_t end) { norm_add_sums(totals, sums, count, H, begin, end); });
+    }
+    for_columns(H, 2, [&](int64_t begin, int64_t end) { norm_add_to_gradients(dweight, dbias, totals, rounding, begin, end); });
   }
 
+  template <class Body>
+  void for_columns(int64_t H, int64_t rows, const Body& body) const {
+    parallel_ranges(H, floats_of_a_line, rows, threads_, body);
+  }
+
+  static constexpr int64_t workspace_floats = int64_t{256} << 10;  // stays in a cache; enough for one chunk of 65536 columns
   int threads_;
+  Workspace workspace_;  // totals [2, H] and sums [chunks, 2, H]
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The weight gradients of both norms: sums over the rows, a block of columns at a time.
+// The weight gradients of both norms: sums over chunks of rows, then over the chunks.
 #include <algorithm>
 
 #include "kernels/cpu/norm_loops.h"
@@ -23,6 +23,8 @@ namespace {
 template <int count, bool layer_norm, class T>
 HWY_INLINE void add_rows(float* gx_sums, float* g_sums, const Tensor& dn_rows, const Tensor& h_rows, const float* mean, const float* rstd,
                          int64_t r, int64_t column, int64_t columns) {
+  constexpr int64_t rows_ahead = 4;  // fetched while these are summed: processors follow the rows of two matrices badly
+  const int64_t dn_ahead = rows_ahead * dn_rows.row_stride(), h_ahead = rows_ahead * h_rows.row_stride();
   const T *dn[count], *h[count];
   float m[count], s[count];
   for (int k = 0; k < count; k++) {
@@ -32,6 +34,8 @@ HWY_INLINE void add_rows(float* gx_sums, float* g_sums, const Tensor& dn_rows, c
   for_each_vector(columns, [=](auto d, int64_t i) HWY_ATTR {
     auto gx_sum = hn::LoadU(d, gx_sums + i), g_sum = layer_norm ? hn::LoadU(d, g_sums + i) : hn::Zero(d);
     for (int k = 0; k < count; k++) {
+      hwy::Prefetch(dn[k] + i + dn_ahead);
+      hwy::Prefetch(h[k] + i + h_ahead);
       const auto g = load(d, dn[k] + i);
       auto x = load(d, h[k] + i);
       if constexpr (layer_norm) x = hn::Sub(x, hn::Set(d, m[k]));
@@ -43,49 +47,56 @@ HWY_INLINE void add_rows(float* gx_sums, float* g_sums, const Tensor& dn_rows, c
   });
 }
 
-HWY_INLINE void add_to(float* totals, float* sums, int64_t n) {
-  for_each_vector(n, [=](auto d, int64_t i) HWY_ATTR {
-    hn::StoreU(hn::Add(hn::LoadU(d, totals + i), hn::LoadU(d, sums + i)), d, totals + i);
-    hn::StoreU(hn::Zero(d), d, sums + i);
-  });
-}
-
-/// Columns [begin, end). A column is summed over chunks of rows, each on its own before it meets the total: the error grows with
-/// the chunk and the number of chunks, not with their product, and no cut between threads changes a bit.
-template <bool layer_norm, class T, class G>
-void backward_weight(G* dweight, G* dbias, const Tensor& dn_rows, const Tensor& h_rows, const float* mean, const float* rstd,
-                     const RandomStream& rounding, int64_t begin, int64_t end) {
-  constexpr int64_t chunk_rows = 64, block_columns = 512;
-  const int64_t N = h_rows.rows(), H = h_rows.columns();
-  HWY_ALIGN float gx_sums[block_columns], g_sums[block_columns], gx_totals[block_columns], g_totals[block_columns];
-  std::fill_n(gx_sums, block_columns, 0.0f), std::fill_n(g_sums, block_columns, 0.0f);
-  for (int64_t column = begin; column < end; column += block_columns) {
-    const int64_t columns = std::min(block_columns, end - column);
-    std::fill_n(gx_totals, columns, 0.0f), std::fill_n(g_totals, columns, 0.0f);
-    for (int64_t first = 0; first < N; first += chunk_rows) {
-      const int64_t last = std::min(first + chunk_rows, N);
-      int64_t r = first;
-      for (; r + 2 <= last; r += 2) add_rows<2, layer_norm, T>(gx_sums, g_sums, dn_rows, h_rows, mean, rstd, r, column, columns);
-      for (; r < last; r++) add_rows<1, layer_norm, T>(gx_sums, g_sums, dn_rows, h_rows, mean, rstd, r, column, columns);
-      add_to(gx_totals, gx_sums, columns);
-      if (layer_norm) add_to(g_totals, g_sums, columns);
-    }
-    add_to_gradient(dweight + column, gx_totals, columns, rounding, static_cast<uint64_t>(column));
-    if (layer_norm) add_to_gradient(dbias + column, g_totals, columns, rounding, static_cast<uint64_t>(H + column));
+/// sums [2, H] of rows [first, last): of g x, and in layer norm of g.
+template <bool layer_norm, class T>
+void sum_rows(float* sums, const Tensor& dn, const Tensor& h, const float* mean, const float* rstd, int64_t first, int64_t last) {
+  constexpr int64_t block_columns = 1024;  // both their sums stay in the nearest cache
+  const int64_t H = h.columns();
+  std::fill_n(sums, 2 * H, 0.0f);
+  for (int64_t column = 0; column < H; column += block_columns) {
+    const int64_t columns = std::min(block_columns, H - column);
+    float *gx_sums = sums + column, *g_sums = gx_sums + H;
+    int64_t r = first;
+    for (; r + 2 <= last; r += 2) add_rows<2, layer_norm, T>(gx_sums, g_sums, dn, h, mean, rstd, r, column, columns);
+    for (; r < last; r++) add_rows<1, layer_norm, T>(gx_sums, g_sums, dn, h, mean, rstd, r, column, columns);
   }
 }
 
-void norm_backward_weight_loop(const Tensor& dweight, const Tensor& dbias, const Tensor& dn, const Tensor& h, const Tensor& mean,
-                               const Tensor& rstd, const RandomStream& rounding, int64_t begin, int64_t end) {
-  const auto sum_into = [&]<class T, class G>(T*, G* weight) {
-    const float* s = rstd.as<float>();
-    if (dbias.empty()) return backward_weight<false, T, G>(weight, nullptr, dn, h, nullptr, s, rounding, begin, end);
-    backward_weight<true, T, G>(weight, dbias.as<G>(), dn, h, mean.as<float>(), s, rounding, begin, end);
-  };
-  with_storage(h.dtype, [&]<class T>(T* type) {
-    if (dweight.dtype == DType::bf16) return sum_into(type, dweight.as<bf16_t>());
-    sum_into(type, dweight.as<float>());
+void norm_chunk_sums_loop(float* sums, const Tensor& dn, const Tensor& h, const Tensor& mean, const Tensor& rstd, int64_t first_chunk,
+                          int64_t last_chunk) {
+  with_storage(h.dtype, [&]<class T>(T*) {
+    for (int64_t chunk = first_chunk; chunk < last_chunk; chunk++, sums += 2 * h.columns()) {
+      const int64_t first = chunk * norm_chunk_rows, last = std::min(first + norm_chunk_rows, h.rows());
+      if (mean.empty()) {
+        sum_rows<false, T>(sums, dn, h, nullptr, rstd.as<float>(), first, last);
+      } else {
+        sum_rows<true, T>(sums, dn, h, mean.as<float>(), rstd.as<float>(), first, last);
+      }
+    }
   });
+}
+
+void norm_add_sums_loop(float* totals, const float* sums, int64_t chunks, int64_t H, int64_t begin, int64_t end) {
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    for (int64_t row = 0; row < 2; row++) {
+      float* to = totals + row * H + begin;
+      const float* from = sums + (2 * chunk + row) * H + begin;
+      for_each_vector(end - begin,
+                      [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, to + i), hn::LoadU(d, from + i)), d, to + i); });
+    }
+  }
+}
+
+void norm_add_to_gradients_loop(const Tensor& dweight, const Tensor& dbias, const float* totals, const RandomStream& rounding,
+                                int64_t begin, int64_t end) {
+  const int64_t H = dweight.elements();
+  const auto add = [&]<class G>(G*) {
+    add_to_gradient(dweight.as<G>() + begin, totals + begin, end - begin, rounding, static_cast<uint64_t>(begin));
+    if (dbias.empty()) return;
+    add_to_gradient(dbias.as<G>() + begin, totals + H + begin, end - begin, rounding, static_cast<uint64_t>(H + begin));
+  };
+  if (dweight.dtype == DType::bf16) return add(static_cast<bf16_t*>(nullptr));
+  add(static_cast<float*>(nullptr));
 }
 
 }  // namespace
@@ -95,11 +106,22 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tessera {
-HWY_EXPORT(norm_backward_weight_loop);
+HWY_EXPORT(norm_chunk_sums_loop);
+HWY_EXPORT(norm_add_sums_loop);
+HWY_EXPORT(norm_add_to_gradients_loop);
 
-void norm_backward_weight_columns(const Tensor& dweight, const Tensor& dbias, const Tensor& dn, const Tensor& h, const Tensor& mean,
-                                  const Tensor& rstd, RandomStream rounding, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(norm_backward_weight_loop)(dweight, dbias, dn, h, mean, rstd, rounding, begin, end);
+void norm_chunk_sums(float* sums, const Tensor& dn, const Tensor& h, const Tensor& mean, const Tensor& rstd, int64_t first_chunk,
+                     int64_t last_chunk) {
+  HWY_DYNAMIC_DISPATCH(norm_chunk_sums_loop)(sums, dn, h, mean, rstd, first_chunk, last_chunk);
+}
+
+void norm_add_sums(float* totals, const float* sums, int64_t chunks, int64_t H, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(norm_add_sums_loop)(totals, sums, chunks, H, begin, end);
+}
+
+void norm_add_to_gradients(const Tensor& dweight, const Tensor& dbias, const float* totals, const RandomStream& rounding, int64_t begin,
+                           int64_t end) {
+  HWY_DYNAMIC_DISPATCH(norm_add_to_gradients_loop)(dweight, dbias, totals, rounding, begin, end);
 }
 
 }  // namespace tessera

@@ -7,8 +7,10 @@
 #define TESSERA_KERNELS_CPU_SIMD_STORAGE_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+#include <type_traits>
 
 #include "base/half.h"
 
@@ -106,6 +108,30 @@ HWY_INLINE void store(hn::Vec<D> value, D d, f16_t* to) {
   for (size_t i = 0; i < hn::Lanes(d); i++) to[i] = f16_t(lanes[i]);
 }
 #endif
+
+/// Whether stores can go past the caches: without fetching the lines that they fill, and without casting out others.
+constexpr bool can_stream = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2;
+
+/// As store, past the caches where the machine can; `to` lies at a multiple of the bytes written. Before another thread reads:
+/// hwy::FlushStream().
+template <class D, class T>
+HWY_INLINE void stream(hn::Vec<D> value, D d, T* to) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  const hn::RebindToUnsigned<D> wide;
+  const hn::Rebind<uint16_t, D> narrow;
+  auto* halves = reinterpret_cast<uint16_t*>(to);
+  if constexpr (std::is_same_v<T, float>) {
+    hn::Stream(value, d, to);
+  } else if constexpr (std::is_same_v<T, bf16_t>) {
+    hn::Stream(hn::TruncateTo(narrow, hn::ShiftRight<16>(hn::BitCast(wide, bf16_words(d, value)))), narrow, halves);
+  } else {
+    const hn::Rebind<hwy::float16_t, D> half;
+    hn::Stream(hn::BitCast(narrow, hn::DemoteTo(half, value)), narrow, halves);
+  }
+#else
+  store(value, d, to);
+#endif
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace tessera

@@ -91,19 +91,30 @@ void put_back(const Tensor& tensor, int64_t begin, int64_t n, const float* value
   });
 }
 
-/// weight = values, rounded to nearest.
-void copy_to(const Tensor& weight, int64_t begin, int64_t n, const float* values) {
+/// weight = values, rounded to nearest; `past_caches`: where it lies right for that.
+void copy_to(const Tensor& weight, int64_t begin, int64_t n, const float* values, bool past_caches) {
   with_storage(weight.dtype, [=]<class T>(T*) HWY_ATTR {
+    const hn::ScalableTag<float> whole;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(whole));
     T* to = weight.as<T>() + begin;
-    for_each_vector(n, [=](auto d, int64_t i) HWY_ATTR { store(hn::LoadU(d, values + i), d, to + i); });
+    int64_t streamed = 0;
+    if (past_caches && reinterpret_cast<uintptr_t>(to) % (lanes * sizeof(T)) == 0) {
+      for (; streamed + lanes <= n; streamed += lanes) stream(hn::LoadU(whole, values + streamed), whole, to + streamed);
+    }
+    for_each_vector(n - streamed, [=](auto d, int64_t i) HWY_ATTR { store(hn::LoadU(d, values + streamed + i), d, to + streamed + i); });
   });
 }
+
+/// From here on a shard's weights are cast out of the caches before the forward reads them, by the states of their neighbours if not by
+/// their own.
+constexpr int64_t streamed_elements = int64_t{1} << 20;
 
 void update_loop(UpdateRule rule, const UpdateShard& shard, int64_t begin, int64_t end, const UpdateFactors& factors,
                  const RandomStream& rounding, int64_t element) {
   const RuleBody apply_rule = body_of(rule);
   const auto in_bf16 = [](const Tensor& tensor) { return !tensor.empty() && tensor.dtype == DType::bf16; };
   const bool rounds = in_bf16(shard.master) || in_bf16(shard.first) || in_bf16(shard.second);
+  const bool past_caches = can_stream && shard.weight.elements() >= streamed_elements;
   HWY_ALIGN float room[4][block_elements];
   HWY_ALIGN uint32_t even[block_elements + 2], odd[block_elements + 2];
   for (int64_t i = begin; i < end; i += block_elements) {
@@ -118,8 +129,9 @@ void update_loop(UpdateRule rule, const UpdateShard& shard, int64_t begin, int64
       put_back<16>(shard.first, i, n, first, even + behind);
       put_back<0>(shard.second, i, n, second, odd + behind);
     }
-    if (!shard.weight.empty()) copy_to(shard.weight, i, n, in_fp32(shard.master, i, n, room[0]));
+    if (!shard.weight.empty()) copy_to(shard.weight, i, n, in_fp32(shard.master, i, n, room[0]), past_caches);
   }
+  if (past_caches) hwy::FlushStream();
 }
 
 }  // namespace
