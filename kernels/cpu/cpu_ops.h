@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "kernels/attention_ops.h"
+#include "kernels/cpu/bf16_kernels.h"
 #include "kernels/elementwise_ops.h"
 #include "kernels/loss_ops.h"
 #include "kernels/matmul_ops.h"
@@ -13,7 +14,8 @@ namespace tessera {
 /// The op families on the CPU; each op runs on `threads` OpenMP threads and returns when it is done.
 /// Bits depend on the thread count in matmuls only: all other sums have an order of their own.
 std::unique_ptr<MatmulOps> make_cpu_matmul_ops(int threads);
-std::unique_ptr<AttentionOps> make_cpu_attention_ops(int threads);
+/// `bf16_kernel` must be one that this machine runs.
+std::unique_ptr<AttentionOps> make_cpu_attention_ops(int threads, Bf16Kernel bf16_kernel = bf16_kernel_candidates().front());
 std::unique_ptr<NormOps> make_cpu_norm_ops(int threads);
 std::unique_ptr<ElementwiseOps> make_cpu_elementwise_ops(int threads);
 std::unique_ptr<LossOps> make_cpu_loss_ops(int threads);
