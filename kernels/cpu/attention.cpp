@@ -109,7 +109,7 @@ void online_softmax(Softmax& softmax, Pairs& pairs, float scale, int64_t keys, b
     }
     hn::StoreU(largest, d, softmax.largest + query);
     hn::StoreU(hn::Add(sum, odd_sum), d, softmax.sum + query);
-    if (first) return;
+    if (first || hn::AllTrue(d, hn::Eq(before_it, largest))) return;
     float* o = softmax.o + query;
     for (int64_t i = 0; i < D; i++) hn::StoreU(hn::Mul(hn::LoadU(d, o + i * tile), shrink), d, o + i * tile);
   });
@@ -131,14 +131,37 @@ void finish_forward(const AttentionHeads& heads, Softmax& softmax, int64_t b, in
   unpack_columns(heads, heads.y, b, head, query_tile, softmax.o);
 }
 
-/// y and lse of one tile of queries of head `head`.
+/// A tile of keys and one of values.
 template <class Tiles>
-void forward_on(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
-  const auto [B, T, A, K, D] = heads.shape;
-  const int64_t queries = tile_rows(T, query_tile), shared = head / (A / K);
-  const Tiles tiles(heads);
-  typename Tiles::Queries q;
+struct KeySide {
+  /// In memory of key_side_floats(D).
+  KeySide(float* memory, int64_t D) : k(memory, Tiles::padded(D)), v(memory + tile * Tiles::padded(D), Tiles::padded(D)) {}
   typename Tiles::Keys k, v;
+};
+
+template <class Tiles>
+int64_t key_side_floats(int64_t D) {
+  return 2 * tile * Tiles::padded(D);
+}
+
+template <class Tiles>
+void load_for_forward(const KeySide<Tiles>& keys, const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
+  tiles.template load_keys<Use::Scores>(keys.k, heads, heads.k, b, head, index);
+  tiles.template load_keys<Use::Sums>(keys.v, heads, heads.v, b, head, index);
+}
+
+template <class Tiles>
+void load_for_backward(const KeySide<Tiles>& keys, const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head,
+                       int64_t index) {
+  tiles.template load_keys<Use::Both>(keys.k, heads, heads.k, b, head, index);
+  tiles.template load_keys<Use::Scores>(keys.v, heads, heads.v, b, head, index);
+}
+
+/// y and lse of one tile of queries of head `head`; keys_of(index) is a KeySide.
+template <class Tiles, class KeysOf>
+void forward_on(const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile, KeysOf keys_of) {
+  const int64_t D = heads.shape.D, queries = tile_rows(heads.shape.T, query_tile);
+  typename Tiles::Queries q;
   typename Tiles::Pairs pairs;
   Softmax softmax;
   std::fill_n(softmax.largest, tile, -INFINITY);
@@ -147,16 +170,41 @@ void forward_on(const AttentionHeads& heads, int64_t b, int64_t head, int64_t qu
   tiles.template load_queries<Use::Scores>(q, heads, heads.q, b, head, query_tile);
   for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
     const bool diagonal = key_tile == query_tile, first = key_tile == 0;
-    tiles.template load_keys<Use::Scores>(k, heads, heads.k, b, shared, key_tile);
-    tiles.template load_keys<Use::Sums>(v, heads, heads.v, b, shared, key_tile);
+    const KeySide<Tiles> keys = keys_of(key_tile);
     for (int64_t c = 0; c < queries; c += panel_width()) {
-      const int64_t keys = visible_keys(diagonal, c);
-      tiles.multiply_scores(pairs, k, q, c, keys);
-      online_softmax(softmax, pairs, score_scale(heads), keys, diagonal, c, D, first);
-      tiles.sum_over_keys(softmax.o, v, pairs, c, keys, !first);
+      const int64_t visible = visible_keys(diagonal, c);
+      tiles.multiply_scores(pairs, keys.k, q, c, visible);
+      online_softmax(softmax, pairs, score_scale(heads), visible, diagonal, c, D, first);
+      tiles.sum_over_keys(softmax.o, keys.v, pairs, c, visible, !first);
     }
   }
   finish_forward(heads, softmax, b, head, query_tile);
+}
+
+template <class Tiles>
+void forward_tile_on(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
+  const auto [B, T, A, K, D] = heads.shape;
+  const int64_t shared = head / (A / K);
+  const Tiles tiles(heads);
+  alignas(64) float memory[2 * tile * max_width];
+  const KeySide<Tiles> keys(memory, D);
+  forward_on(tiles, heads, b, head, query_tile, [&](int64_t key_tile) {
+    load_for_forward(keys, tiles, heads, b, shared, key_tile);
+    return keys;
+  });
+}
+
+/// y and lse of the query heads that share key/value head `shared`, whose tiles are loaded once. memory: key_side_floats(D) for each tile.
+template <class Tiles>
+void forward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
+  const auto [B, T, A, K, D] = heads.shape;
+  const int64_t each = key_side_floats<Tiles>(D);
+  const Tiles tiles(heads);
+  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, D); };
+  for (int64_t key_tile = 0; key_tile * tile < T; key_tile++) load_for_forward(keys_of(key_tile), tiles, heads, b, shared, key_tile);
+  for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
+    for (int64_t query_tile = 0; query_tile * tile < T; query_tile++) forward_on(tiles, heads, b, head, query_tile, keys_of);
+  }
 }
 
 template <class T>
@@ -186,16 +234,6 @@ struct QuerySide {
     tiles.template load_queries<Use::Both>(dy, heads, heads.dy, b, head, index);
     std::fill(std::copy_n(heads.statistics(heads.lse, b, head) + begin, count, lse), lse + tile, 0.0f);
     std::fill(std::copy_n(heads.statistics(heads.delta, b, head) + begin, count, delta), delta + tile, 0.0f);
-  }
-};
-
-template <class Tiles>
-struct KeySide {
-  typename Tiles::Keys k, v;
-
-  void load(const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
-    tiles.template load_keys<Use::Both>(k, heads, heads.k, b, head, index);
-    tiles.template load_keys<Use::Scores>(v, heads, heads.v, b, head, index);
   }
 };
 
@@ -253,17 +291,18 @@ void add_to_queries(const Tiles& tiles, float* dq, const KeySide<Tiles>& keys, c
 }
 
 /// All gradients of key/value head `shared` and of the query heads that share it: five products for each pair of tiles.
-/// sums: room for the gradients of all keys, 2 T' width with T' = T rounded up to whole tiles.
+/// memory: key_side_floats(D) for each tile, twice: for the tiles, and for their gradients.
 template <class Tiles>
-void backward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, float* sums) {
+void backward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
   const auto [B, T, A, K, D] = heads.shape;
-  const int64_t count = (T + tile - 1) / tile, width = Tiles::padded(D), tile_floats = tile * width;
+  const int64_t count = (T + tile - 1) / tile, width = Tiles::padded(D), tile_floats = tile * width, each = key_side_floats<Tiles>(D);
   const float scale = score_scale(heads);
-  float *dk = sums, *dv = sums + count * tile_floats;
-  std::fill_n(sums, 2 * count * tile_floats, 0.0f);
   const Tiles tiles(heads);
+  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, D); };
+  for (int64_t key_tile = 0; key_tile < count; key_tile++) load_for_backward(keys_of(key_tile), tiles, heads, b, shared, key_tile);
+  float *dk = memory + count * each, *dv = dk + count * tile_floats;
+  std::fill_n(dk, 2 * count * tile_floats, 0.0f);
   QuerySide<Tiles> queries;
-  KeySide<Tiles> keys;
   PairSide<Tiles> pairs;
   alignas(64) float dq[max_width * tile];
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
@@ -271,7 +310,7 @@ void backward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, fl
       queries.load(tiles, heads, b, head, query_tile);
       for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
         const bool diagonal = key_tile == query_tile;
-        keys.load(tiles, heads, b, shared, key_tile);
+        const KeySide<Tiles> keys = keys_of(key_tile);
         pairs.compute(tiles, queries, keys, scale, diagonal);
         add_to_keys(tiles, dv + key_tile * tile_floats, pairs.p, queries.dy, diagonal);
         add_to_keys(tiles, dk + key_tile * tile_floats, pairs.ds, queries.q, diagonal);
@@ -294,12 +333,13 @@ void backward_keys_on(const AttentionHeads& heads, int64_t b, int64_t shared, in
   const float scale = score_scale(heads);
   const Tiles tiles(heads);
   QuerySide<Tiles> queries;
-  KeySide<Tiles> keys;
+  alignas(64) float memory[2 * tile * max_width];
+  const KeySide<Tiles> keys(memory, D);
   PairSide<Tiles> pairs;
   alignas(64) float dk[tile * max_width], dv[tile * max_width];
   std::fill_n(dk, tile * width, 0.0f);
   std::fill_n(dv, tile * width, 0.0f);
-  keys.load(tiles, heads, b, shared, key_tile);
+  load_for_backward(keys, tiles, heads, b, shared, key_tile);
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
     for (int64_t query_tile = key_tile; query_tile * tile < T; query_tile++) {
       const bool diagonal = key_tile == query_tile;
@@ -320,13 +360,14 @@ void backward_queries_on(const AttentionHeads& heads, int64_t b, int64_t head, i
   const float scale = score_scale(heads);
   const Tiles tiles(heads);
   QuerySide<Tiles> queries;
-  KeySide<Tiles> keys;
+  alignas(64) float memory[2 * tile * max_width];
+  const KeySide<Tiles> keys(memory, D);
   PairSide<Tiles> pairs;
   alignas(64) float dq[max_width * tile];
   queries.load(tiles, heads, b, head, query_tile);
   for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
     const bool diagonal = key_tile == query_tile;
-    keys.load(tiles, heads, b, head / (A / K), key_tile);
+    load_for_backward(keys, tiles, heads, b, head / (A / K), key_tile);
     pairs.compute(tiles, queries, keys, scale, diagonal);
     add_to_queries(tiles, dq, keys, pairs, diagonal, key_tile > 0);
   }
@@ -343,10 +384,13 @@ void with_tiles([[maybe_unused]] const AttentionHeads& heads, Body body) {
 }
 
 void forward_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
-  with_tiles(heads, [&]<class Tiles>(Tiles*) { forward_on<Tiles>(heads, b, head, query_tile); });
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { forward_tile_on<Tiles>(heads, b, head, query_tile); });
 }
-void backward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* sums) {
-  with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_head_on<Tiles>(heads, b, shared, sums); });
+void forward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { forward_head_on<Tiles>(heads, b, shared, memory); });
+}
+void backward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_head_on<Tiles>(heads, b, shared, memory); });
 }
 void backward_keys(const AttentionHeads& heads, int64_t b, int64_t shared, int64_t key_tile) {
   with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_keys_on<Tiles>(heads, b, shared, key_tile); });
@@ -355,8 +399,8 @@ void backward_queries(const AttentionHeads& heads, int64_t b, int64_t head, int6
   with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_queries_on<Tiles>(heads, b, head, query_tile); });
 }
 
-/// Floats that backward_head needs at most.
-int64_t key_gradient_floats(const AttentionShape& shape) { return 2 * rounded_up(shape.T, tile) * rounded_up(shape.D, 32); }
+/// Floats that forward_head and backward_head need at most.
+int64_t head_floats(const AttentionShape& shape) { return 4 * rounded_up(shape.T, tile) * rounded_up(shape.D, 32); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -366,6 +410,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera {
 HWY_EXPORT(forward_tile);
+HWY_EXPORT(forward_head);
 HWY_EXPORT(delta_tile);
 HWY_EXPORT(backward_head);
 HWY_EXPORT(backward_keys);
@@ -373,8 +418,8 @@ HWY_EXPORT(backward_queries);
 
 namespace {
 
-/// Of each thread: the gradients of the keys of one head, up to 16384 tokens of width 128.
-constexpr int64_t workspace_floats_per_thread = (int64_t{16} << 20) / static_cast<int64_t>(sizeof(float));
+/// Of each thread: the packed keys and values of one head and their gradients, up to 16384 tokens of width 128.
+constexpr int64_t workspace_floats_per_thread = (int64_t{32} << 20) / static_cast<int64_t>(sizeof(float));
 
 AttentionHeads::Matrix matrix(const Tensor& tensor) { return {tensor.data, tensor.row_stride()}; }
 
@@ -393,7 +438,11 @@ class CpuAttentionOps : public AttentionOps {
                          .v = matrix(v),
                          .y = matrix(y),
                          .lse = lse.as<float>()};
-    for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(forward_tile)(heads, b, head, i); });
+    if (whole_heads_end_first(shape, 10, 11)) {
+      for_each_head(shape, [&](int64_t b, int64_t shared, float* memory) { HWY_DYNAMIC_DISPATCH(forward_head)(heads, b, shared, memory); });
+    } else {
+      for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(forward_tile)(heads, b, head, i); });
+    }
   }
 
   void do_attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor delta, Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse,
@@ -412,25 +461,30 @@ class CpuAttentionOps : public AttentionOps {
                          .lse = lse.as<float>(),
                          .delta = delta.as<float>()};
     for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(delta_tile)(heads, b, head, i); });
-    if (whole_heads_end_first(shape)) {
-      const int64_t tasks = shape.B * shape.K;
-#pragma omp parallel for num_threads(threads_) schedule(dynamic)
-      for (int64_t task = 0; task < tasks; task++) {
-        float* sums = workspace_.part(omp_get_thread_num(), threads_).data();
-        HWY_DYNAMIC_DISPATCH(backward_head)(heads, task / shape.K, task % shape.K, sums);
-      }
+    if (whole_heads_end_first(shape, 5, 7)) {
+      for_each_head(shape, [&](int64_t b, int64_t shared, float* memory) {
+        HWY_DYNAMIC_DISPATCH(backward_head)(heads, b, shared, memory);
+      });
     } else {
       for_each_tile(shape, shape.K, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(backward_keys)(heads, b, head, i); });
       for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(backward_queries)(heads, b, head, i); });
     }
   }
 
-  /// Five products for each pair of tiles in few large tasks, or seven in many small ones: the same bits, so the faster. The first needs
-  /// room for the gradients of a whole head.
-  bool whole_heads_end_first(const AttentionShape& shape) const {
-    if (HWY_STATIC_DISPATCH(key_gradient_floats)(shape) > workspace_floats_per_thread) return false;
+  /// Whole heads are few large tasks, which load their keys once and in the backward take five products for each pair of tiles; tiles are
+  /// many small ones, which load keys again and take seven. The same bits, so the faster: `whole` and `tiled` are what a pair costs in
+  /// each. Heads need room for all their keys.
+  bool whole_heads_end_first(const AttentionShape& shape, int64_t whole, int64_t tiled) const {
+    if (HWY_STATIC_DISPATCH(head_floats)(shape) > workspace_floats_per_thread) return false;
     const int64_t tasks = shape.B * shape.K, rounds = (tasks + threads_ - 1) / threads_;
-    return 5 * rounds * threads_ <= 7 * tasks;
+    return whole * rounds * threads_ <= tiled * tasks;
+  }
+
+  template <class Task>
+  void for_each_head(const AttentionShape& shape, Task task) const {
+    const int64_t tasks = shape.B * shape.K;
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+    for (int64_t i = 0; i < tasks; i++) task(i / shape.K, i % shape.K, workspace_.part(omp_get_thread_num(), threads_).data());
   }
 
   template <class Task>

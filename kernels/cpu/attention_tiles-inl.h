@@ -47,9 +47,10 @@ class Fp32Tiles {
   /// Keys that share the bounds of a triangular product.
   static constexpr int64_t strip = 16;
 
-  /// A tile X of keys or values.
+  /// A tile X of keys or values in memory that others own: `tile` rows of `width` floats.
   struct Keys {
-    alignas(64) float rows[tile * max_width];  // [tile, width]
+    Keys(float* memory, int64_t) : rows(memory) {}
+    float* rows;  // [tile, width]
   };
   /// A tile Y of queries or their gradients.
   struct Queries {
@@ -69,7 +70,7 @@ class Fp32Tiles {
   };
 
   template <Use use>
-  void load_keys(Keys& to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head,
+  void load_keys(const Keys& to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head,
                  int64_t index) const {
     pack(to.rows, heads, matrix, b, head, index);
   }
@@ -139,7 +140,8 @@ class Bf16Tiles {
   static constexpr int64_t strip = 32, panel = Bf16Product::panel_columns;
 
   struct Keys {
-    Bf16Buffer<tile * max_width> rows, columns;  // [tile, width], [width, tile]
+    Keys(float* memory, int64_t width) : rows(reinterpret_cast<bf16_t*>(memory)), columns(rows + tile * width) {}
+    bf16_t *rows, *columns;  // [tile, width], [width, tile]
   };
   struct Queries {
     Bf16Buffer<tile * max_width> by_column;  // [width / 2, panel, 2] for each panel of queries
@@ -153,7 +155,7 @@ class Bf16Tiles {
     template <Over over, class D>
     HWY_INLINE void set_weights(D d, int64_t key, int64_t column, hn::Vec<D> first, hn::Vec<D> second) {
       const hn::RebindToUnsigned<D> words;
-      const auto one = bf16_words(d, first), other = bf16_words(d, second);
+      const auto one = rounded_words(d, first), other = rounded_words(d, second);
       if constexpr (over != Over::Queries) {
         bf16_t* to = interleaved + column / panel * tile * panel + key * panel + 2 * (column % panel);
         const auto upper = hn::Set(words, 0xFFFF0000u);
@@ -168,7 +170,7 @@ class Bf16Tiles {
   };
 
   template <Use use>
-  void load_keys(Keys& to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head,
+  void load_keys(const Keys& to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head,
                  int64_t index) const {
     copy(to.rows, heads, matrix, b, head, index);
     if constexpr (use != Use::Scores) {
@@ -231,6 +233,14 @@ class Bf16Tiles {
   }
 
  private:
+  /// As bf16_words, but for what weights can be: the lower halves of their NaN are zero, for they stem from bf16 numbers or from arithmetic.
+  template <class D, class W = hn::Vec<hn::RebindToUnsigned<D>>>
+  static HWY_INLINE W rounded_words(D, hn::Vec<D> value) {
+    const hn::RebindToUnsigned<D> words;
+    const W word = hn::BitCast(words, value);
+    return hn::Add(hn::Add(word, hn::Set(words, 0x7FFFu)), hn::And(hn::ShiftRight<16>(word), hn::Set(words, 1u)));
+  }
+
   static uint32_t* words(bf16_t* pairs) { return reinterpret_cast<uint32_t*>(pairs); }
   static const uint32_t* words(const bf16_t* pairs) { return reinterpret_cast<const uint32_t*>(pairs); }
 

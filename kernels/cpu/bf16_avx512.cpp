@@ -8,8 +8,9 @@
 namespace tessera {
 namespace {
 
-/// Rows of c that are held in registers at a time, two vectors each.
-constexpr int block_rows = 12;
+/// Rows of c that are held in registers at a time, two vectors each: enough sums to hide the latency of an addition, and few enough that
+/// successive blocks overlap. Measured on Zen 5 for depth 64: 8 rows 479, 10 rows 445, 12 rows 443 GFLOP/s of a peak of 493.
+constexpr int block_rows = 8;
 
 TESSERA_AVX512_BF16 inline __m512bh load_pairs(const bf16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
 
