@@ -28,7 +28,7 @@ void AttentionOps::attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, T
                                {"v", v, keys, q.dtype}});
   run_op(stream,
          {.kind = OpKind::AttentionForward,
-          .shape = {{B, T, A, K, D}, q.dtype},
+          .shape = attention_shape(shape, q.dtype),
           .flops = 4.0 * D * pairs(shape),  // q k^T and p v
           .read_bytes = q.bytes() + k.bytes() + v.bytes(),
           .write_bytes = y.bytes() + lse.bytes()},
@@ -53,7 +53,7 @@ void AttentionOps::attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor de
                                 {"lse", lse, rows, DType::f32}});
   run_op(stream,
          {.kind = OpKind::AttentionBackward,
-          .shape = {{B, T, A, K, D}, q.dtype},
+          .shape = attention_shape(shape, q.dtype),
           .flops = 10.0 * D * pairs(shape),  // q k^T again, dy v^T, and one for each of dq, dk, dv
           .read_bytes = dy.bytes() + q.bytes() + k.bytes() + v.bytes() + y.bytes() + lse.bytes(),
           .write_bytes = dq.bytes() + dk.bytes() + dv.bytes() + delta.bytes()},

@@ -10,6 +10,9 @@ struct AttentionShape {
   int64_t B, T, A, K, D;
 };
 
+/// What distinguishes two attention ops.
+inline ShapeKey attention_shape(const AttentionShape& shape, DType dtype) { return {{shape.B, shape.T, shape.A, shape.K, shape.D}, dtype}; }
+
 /// Causal attention that never holds a T x T matrix (online softmax in tiles: Dao et al. 2022, arXiv:2205.14135).
 /// Row b T + t of a matrix is token t of sequence b; q, k, v may be column ranges of one fused [B T, (A + 2K) D] matrix.
 /// Matrices share one type (fp32, bf16, fp16); sums, statistics and the softmax are fp32. D is a multiple of 8 up to 256.

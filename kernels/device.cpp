@@ -101,7 +101,7 @@ class CpuDevice : public Device {
     omp_set_num_threads(threads);  // of the calling thread's parallel regions: oneDNN asks for no other number
     matmul_ = make_cpu_matmul_ops(threads, workspace());
     attention_ = make_cpu_attention_ops(threads, workspace());
-    norm_ = make_cpu_norm_ops(threads);
+    norm_ = make_cpu_norm_ops(threads, workspace());
     elementwise_ = make_cpu_elementwise_ops(threads);
     loss_ = make_cpu_loss_ops(threads, workspace());
     update_ = make_cpu_update_ops(threads);

@@ -1,11 +1,19 @@
 #include "kernels/attention_ops.h"
 
 #include "base/error.h"
+#include "kernels/cpu/bf16_kernels.h"
 #include "tests/op_test.h"
 #include "tests/reference.h"
 
 namespace tessera::op_test {
 namespace {
+
+const std::vector<AttentionShape> shapes = {
+    AttentionShape{.B = 1, .T = 1, .A = 1, .K = 1, .D = 8},    AttentionShape{.B = 3, .T = 1, .A = 2, .K = 1, .D = 16},
+    AttentionShape{.B = 2, .T = 7, .A = 3, .K = 3, .D = 8},    AttentionShape{.B = 2, .T = 63, .A = 2, .K = 2, .D = 24},
+    AttentionShape{.B = 1, .T = 65, .A = 1, .K = 1, .D = 40},  AttentionShape{.B = 1, .T = 130, .A = 4, .K = 2, .D = 16},
+    AttentionShape{.B = 2, .T = 128, .A = 2, .K = 1, .D = 64}, AttentionShape{.B = 1, .T = 300, .A = 1, .K = 1, .D = 128},
+    AttentionShape{.B = 1, .T = 70, .A = 1, .K = 1, .D = 256}};
 
 /// Random operands of one call, as the type under test holds them; q, k and v are column ranges of one matrix, and so are their gradients.
 struct Operands {
@@ -22,8 +30,12 @@ struct Results {
   bool operator==(const Results&) const = default;
 };
 
-Results run(const Operands& o, int threads) {
+Results run(const Operands& o, int threads, Bf16Kernel bf16_kernel = bf16_kernel_candidates().front()) {
   TestDevice device = TestDevice::cpu(threads);
+  ::tessera::AttentionOps* attention = &device->attention();
+  for (const OpKind kind : {OpKind::AttentionForward, OpKind::AttentionBackward}) {
+    attention->choose(kind, attention_shape(o.s, o.dtype), std::string(name_of(bf16_kernel)));
+  }
   const int64_t width = o.Q + 2 * o.KV;
   const Tensor fused = device.tensor({o.N, width}, o.dtype);
   const Tensor q = device.columns(fused, 0, o.Q, o.q), k = device.columns(fused, o.Q, o.Q + o.KV, o.k),
@@ -34,9 +46,9 @@ Results run(const Operands& o, int threads) {
                dv = gradients.column_range(o.Q + o.KV, width);
   const Shape statistics = {o.s.B, o.s.A, o.s.T};
   const Tensor y = device.tensor({o.N, o.Q}, o.dtype), lse = device.tensor(statistics);
-  device->attention().attention_forward(y, lse, q, k, v, o.s, device.stream());
-  device->attention().attention_backward(dq, dk, dv, device.tensor(statistics), device.tensor({o.N, o.Q}, o.dy, o.dtype), q, k, v, y, lse,
-                                         o.s, device.stream());
+  attention->attention_forward(y, lse, q, k, v, o.s, device.stream());
+  attention->attention_backward(dq, dk, dv, device.tensor(statistics), device.tensor({o.N, o.Q}, o.dy, o.dtype), q, k, v, y, lse, o.s,
+                                device.stream());
   return {device.values(y), device.values(lse), device.values(dq), device.values(dk), device.values(dv)};
 }
 
@@ -47,16 +59,53 @@ reference::Attention<Scalar> forward_by_plain_loops(const Operands& o) {
 
 /// From the y and lse that the backward was given.
 template <class Scalar>
-reference::AttentionGradients<Scalar> backward_by_plain_loops(const Operands& o, const Results& given) {
+reference::AttentionGradients<Scalar> backward_by_plain_loops(const Operands& o, const Results& given, bool magnitudes = false) {
   return reference::attention_backward(converted<Scalar>(o.dy), converted<Scalar>(o.q), converted<Scalar>(o.k), converted<Scalar>(o.v),
-                                       {converted<Scalar>(given.y), converted<Scalar>(given.lse)}, o.s);
+                                       {converted<Scalar>(given.y), converted<Scalar>(given.lse)}, o.s, magnitudes);
+}
+
+double largest(const std::vector<double>& values) { return *std::max_element(values.begin(), values.end()); }
+
+/// The bound of every op, and in bf16 what rounding the weights of a sum (p or ds) may add to it: each weight changes by at most half an
+/// epsilon of its own size, so a sum changes by at most that part of its terms' magnitudes.
+void expect_weighted_sums(const char* what, const std::vector<float>& ours, const std::vector<float>& plain,
+                          const std::vector<double>& exact, const std::vector<double>& magnitudes, DType dtype) {
+  double scale = std::numeric_limits<double>::min();
+  for (const double value : exact) scale = std::max(scale, std::abs(value));
+  const double weights = dtype == DType::bf16 ? epsilon_of(dtype) / 2 * largest(magnitudes) / scale : 0;
+  EXPECT_LE(max_error(ours, exact), 2 * max_error(rounded_to(dtype, plain), exact) + epsilon_of(dtype) + weights)
+      << what << ' ' << name_of(dtype);
 }
 
 void expect_exact_forward(const Operands& o, const Results& ours) {
   const auto exact = forward_by_plain_loops<double>(o);
   const auto plain = forward_by_plain_loops<float>(o);
-  expect_as_exact_as_plain_code("y", ours.y, plain.y, exact.y, o.dtype);
-  expect_as_exact_as_plain_code("lse", ours.lse, plain.lse, exact.lse);
+  Operands positive = o;
+  for (auto* operand : {&positive.q, &positive.k, &positive.v}) {
+    for (float& value : *operand) value = std::abs(value);
+  }
+  const auto scores = forward_by_plain_loops<double>(positive).lse;  // for one token: the magnitude of its score's terms
+  positive.q = o.q, positive.k = o.k;
+  expect_weighted_sums("y", ours.y, plain.y, exact.y, forward_by_plain_loops<double>(positive).y, o.dtype);
+  if (o.s.T == 1) {  // lse is one score, whose terms may cancel: at most D + 2 roundings
+    for (size_t i = 0; i < scores.size(); i++) EXPECT_NEAR(ours.lse[i], exact.lse[i], 0x1p-24 * (o.s.D + 2) * scores[i]);
+  } else {
+    expect_as_exact_as_plain_code("lse", ours.lse, plain.lse, exact.lse);
+  }
+}
+
+void expect_exact_backward(const Operands& o, const Results& ours) {
+  const auto exact = backward_by_plain_loops<double>(o, ours), magnitudes = backward_by_plain_loops<double>(o, ours, true);
+  const auto plain = backward_by_plain_loops<float>(o, ours);
+  expect_weighted_sums("dv", ours.dv, plain.dv, exact.dv, magnitudes.dv, o.dtype);
+  if (o.s.T == 1) {  // one key has weight 1 whatever its score: dq and dk are zero, and rounding is all that is left of them
+    for (const auto& gradient : {ours.dq, ours.dk}) {
+      for (float value : gradient) EXPECT_NEAR(value, 0, 1e-5);
+    }
+    return;
+  }
+  expect_weighted_sums("dq", ours.dq, plain.dq, exact.dq, magnitudes.dq, o.dtype);
+  expect_weighted_sums("dk", ours.dk, plain.dk, exact.dk, magnitudes.dk, o.dtype);
 }
 
 class AttentionOps : public testing::TestWithParam<std::tuple<AttentionShape, DType>> {
@@ -67,17 +116,7 @@ class AttentionOps : public testing::TestWithParam<std::tuple<AttentionShape, DT
 TEST_P(AttentionOps, ForwardAndBackwardAreAsExactAsPlainCode) {
   const Results ours = run(operands, 2);
   expect_exact_forward(operands, ours);
-  const auto exact = backward_by_plain_loops<double>(operands, ours);
-  const auto plain = backward_by_plain_loops<float>(operands, ours);
-  expect_as_exact_as_plain_code("dv", ours.dv, plain.dv, exact.dv, operands.dtype);
-  if (operands.s.T == 1) {  // one key has weight 1 whatever its score: dq and dk are zero, and rounding is all that is left of them
-    for (const auto& gradient : {ours.dq, ours.dk}) {
-      for (float value : gradient) EXPECT_NEAR(value, 0, 1e-5);
-    }
-    return;
-  }
-  expect_as_exact_as_plain_code("dq", ours.dq, plain.dq, exact.dq, operands.dtype);
-  expect_as_exact_as_plain_code("dk", ours.dk, plain.dk, exact.dk, operands.dtype);
+  expect_exact_backward(operands, ours);
 }
 
 TEST_P(AttentionOps, BitsDependNeitherOnTheRunNorOnTheNumberOfThreads) {
@@ -88,16 +127,27 @@ TEST_P(AttentionOps, BitsDependNeitherOnTheRunNorOnTheNumberOfThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(OneTokenOddSizesRealWidths, AttentionOps,
-                         testing::Combine(testing::Values(AttentionShape{.B = 1, .T = 1, .A = 1, .K = 1, .D = 8},
-                                                          AttentionShape{.B = 3, .T = 1, .A = 2, .K = 1, .D = 16},
-                                                          AttentionShape{.B = 2, .T = 7, .A = 3, .K = 3, .D = 8},
-                                                          AttentionShape{.B = 2, .T = 63, .A = 2, .K = 2, .D = 24},
-                                                          AttentionShape{.B = 1, .T = 65, .A = 1, .K = 1, .D = 40},
-                                                          AttentionShape{.B = 1, .T = 130, .A = 4, .K = 2, .D = 16},
-                                                          AttentionShape{.B = 2, .T = 128, .A = 2, .K = 1, .D = 64},
-                                                          AttentionShape{.B = 1, .T = 300, .A = 1, .K = 1, .D = 128},
-                                                          AttentionShape{.B = 1, .T = 70, .A = 1, .K = 1, .D = 256}),
-                                          testing::ValuesIn(compute_types)));
+                         testing::Combine(testing::ValuesIn(shapes), testing::ValuesIn(compute_types)));
+
+/// Every bf16 kernel, and fp32 tiles, whichever this machine would choose. Real AMX where there is AMX.
+class AttentionBf16Kernels : public testing::TestWithParam<std::tuple<AttentionShape, Bf16Kernel>> {};
+
+TEST_P(AttentionBf16Kernels, AreAsExactAsPlainCodeAtAnyNumberOfThreads) {
+  const auto& [shape, kernel] = GetParam();
+  const auto usable = bf16_kernel_candidates();
+  if (kernel != Bf16Kernel::EmulatedAmx && std::find(usable.begin(), usable.end(), kernel) == usable.end()) {
+    GTEST_SKIP() << "this machine has no " << name_of(kernel);
+  }
+  const Operands operands(shape, DType::bf16);
+  const Results ours = run(operands, 2, kernel);
+  expect_exact_forward(operands, ours);
+  expect_exact_backward(operands, ours);
+  EXPECT_TRUE(run(operands, 3, kernel) == ours);
+}
+
+INSTANTIATE_TEST_SUITE_P(OneTokenOddSizesRealWidths, AttentionBf16Kernels,
+                         testing::Combine(testing::ValuesIn(shapes), testing::Values(Bf16Kernel::None, Bf16Kernel::Avx512Bf16,
+                                                                                     Bf16Kernel::Amx, Bf16Kernel::EmulatedAmx)));
 
 TEST(AttentionReference, GradientsAreTheCentralDifferences) {
   const AttentionShape s{.B = 2, .T = 4, .A = 2, .K = 1, .D = 3};
@@ -157,6 +207,25 @@ TEST(AttentionNumerics, GradientsOfKeysAreSummedInFp32) {
     for (int64_t t = 0; t < s.T; t++) {
       ASSERT_EQ(values[t * s.D], rounded_to(dtype, {static_cast<float>(s.T - t)})[0]) << name_of(dtype) << " token " << t;
     }
+  }
+}
+
+// Token 1 alone sees key 1: with dy = 1 its gradient dv is p itself, rounded once to bf16 or, where weights are bf16 already, once before.
+TEST(AttentionNumerics, WeightsAreRoundedToNearest) {
+  Operands o({.B = 500, .T = 2, .A = 1, .K = 1, .D = 8}, DType::bf16);
+  std::fill(o.dy.begin(), o.dy.end(), 1.0f);
+  const auto exact = forward_by_plain_loops<double>(o);
+  for (const Bf16Kernel kernel : {bf16_kernel_candidates().front(), Bf16Kernel::EmulatedAmx}) {
+    const Results ours = run(o, 2, kernel);
+    int others = 0;
+    for (int64_t b = 0; b < o.s.B; b++) {
+      const int64_t row = (2 * b + 1) * o.s.D;
+      double score = 0;
+      for (int64_t i = 0; i < o.s.D; i++) score += double{o.q[row + i]} * o.k[row + i];
+      const double p = std::exp(score / std::sqrt(8.0) - exact.lse[2 * b + 1]);
+      others += ours.dv[row] != rounded_to(DType::bf16, {static_cast<float>(p)})[0];
+    }
+    EXPECT_LE(others, o.s.B / 50) << name_of(kernel) << ": fp32's own error decides near a tie, and nowhere else";
   }
 }
 

@@ -99,9 +99,12 @@ Attention<Scalar> attention_forward(const Values<Scalar>& q, const Values<Scalar
   return out;
 }
 
+/// With `magnitudes` every term of a gradient is made positive: what relative errors of p and ds are multiplied by.
 template <class Scalar>
 AttentionGradients<Scalar> attention_backward(const Values<Scalar>& dy, const Values<Scalar>& q, const Values<Scalar>& k,
-                                              const Values<Scalar>& v, const Attention<Scalar>& forward, const AttentionShape& s) {
+                                              const Values<Scalar>& v, const Attention<Scalar>& forward, const AttentionShape& s,
+                                              bool magnitudes = false) {
+  const auto term = [=](Scalar x) { return magnitudes ? std::abs(x) : x; };
   AttentionGradients<Scalar> out{Values<Scalar>(q.size()), Values<Scalar>(k.size()), Values<Scalar>(v.size())};
   const Scalar scale = 1 / std::sqrt(static_cast<Scalar>(s.D));
   for (int64_t b = 0; b < s.B; b++) {
@@ -114,9 +117,9 @@ AttentionGradients<Scalar> attention_backward(const Values<Scalar>& dy, const Va
           const Scalar p = std::exp(scale * dot_of_heads(q, row, k, key, s.D) - forward.lse[(b * s.A + a) * s.T + t]);
           const Scalar ds = scale * p * (dot_of_heads(dy, row, v, key, s.D) - delta);
           for (int64_t d = 0; d < s.D; d++) {
-            out.dq[row + d] += ds * k[key + d];
-            out.dk[key + d] += ds * q[row + d];
-            out.dv[key + d] += p * dy[row + d];
+            out.dq[row + d] += term(ds * k[key + d]);
+            out.dk[key + d] += term(ds * q[row + d]);
+            out.dv[key + d] += term(p * dy[row + d]);
           }
         }
       }

@@ -1,17 +1,17 @@
 // Causal attention in tiles that stay in the nearest caches: 64 queries meet 64 keys at a time.
 //
 // Scores are held transposed, a row for each key and a lane for each query: then the maxima and sums of the softmax need no step across
-// lanes, and keys and values are read as they are. Only the queries (and dy) are transposed, once for a tile.
-// Tiles are fp32, whatever the matrices are stored in: conversion is part of the packing. Gradients are summed in fp32 and rounded once.
-// Every sum has an order of its own, so the bits do not depend on the number of threads.
+// lanes. Sums for queries (y, dq) are held as columns and transposed once.
+// The tiles and their products are fp32 or bf16 (attention_tiles-inl.h); softmax, statistics and all sums are fp32, and gradients are
+// rounded once. Every sum has an order of its own, so the bits do not depend on the number of threads.
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "kernels/cpu/attention_heads.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/storage.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/workspace.h"
 
@@ -20,74 +20,41 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/cpu/simd_math-inl.h"
-#include "kernels/cpu/simd_storage-inl.h"
-#include "kernels/cpu/tile_matmul-inl.h"
+#include "kernels/cpu/attention_tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tessera {
 namespace HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t tile = 64;        // queries or keys
-constexpr int64_t max_width = 256;  // of a head, as attention_ops.cpp checks
-using Floats = hn::ScalableTag<float>;
-
-/// Queries are worked on in panels of two vectors.
-int64_t panel_width() { return 2 * static_cast<int64_t>(hn::Lanes(Floats())); }
-
-/// A head's width rounded up to whole vectors of every instruction set; what is added is zero.
-int64_t padded(int64_t D) { return (D + 15) / 16 * 16; }
-
-int64_t tile_rows(int64_t T, int64_t index) { return std::min(tile, T - index * tile); }
-
-/// to [tile, padded(D)] = factor * rows [0, count), zero elsewhere.
+/// rows [0, count) = factor * from [count, width], rounded to nearest.
 template <class T>
-void pack(float* to, const T* rows, int64_t stride, int64_t count, int64_t D, float factor) {
-  const int64_t width = padded(D);
-  for (int64_t r = 0; r < count; r++, to += width, rows += stride) {
-    for_each_vector(D, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(load(d, rows + i), hn::Set(d, factor)), d, to + i); });
-    std::fill(to + D, to + width, 0.0f);
-  }
-  std::fill_n(to, (tile - count) * width, 0.0f);
-}
-
-/// rows [0, count) = factor * from [count, padded(D)], rounded to nearest.
-template <class T>
-void unpack(T* rows, int64_t stride, const float* from, int64_t count, int64_t D, float factor) {
-  for (int64_t r = 0; r < count; r++, rows += stride, from += padded(D)) {
+void unpack(T* rows, int64_t stride, const float* from, int64_t width, int64_t count, int64_t D, float factor) {
+  for (int64_t r = 0; r < count; r++, rows += stride, from += width) {
     for_each_vector(D, [=](auto d, int64_t i) HWY_ATTR { store(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, factor)), d, rows + i); });
   }
 }
 
-/// Tile `index` of one head's rows into fp32, and back.
-void pack_tile(float* to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index,
-               float factor = 1) {
+/// Tile `index` of one head's rows = factor * from [tile, width].
+void unpack_tile(const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index,
+                 const float* from, int64_t width, float factor = 1) {
   with_storage(heads.dtype, [&]<class T>(T*) {
     const auto rows = heads.rows<T>(matrix, b, head);
-    pack(to, rows[index * tile], rows.stride, tile_rows(heads.shape.T, index), heads.shape.D, factor);
+    unpack(rows[index * tile], rows.stride, from, width, tile_rows(heads.shape.T, index), heads.shape.D, factor);
   });
 }
-void unpack_tile(const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index,
-                 const float* from, float factor = 1) {
-  with_storage(heads.dtype, [&]<class T>(T*) {
-    const auto rows = heads.rows<T>(matrix, b, head);
-    unpack(rows[index * tile], rows.stride, from, tile_rows(heads.shape.T, index), heads.shape.D, factor);
-  });
+
+/// The same from columns [D, tile].
+void unpack_columns(const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index,
+                    const float* columns, float factor = 1) {
+  alignas(64) float rows[tile * max_width];
+  const int64_t width = rounded_up(heads.shape.D, 16);
+  transpose_words(rows, width, columns, tile, width, tile);
+  unpack_tile(heads, matrix, b, head, index, rows, width, factor);
 }
 
 /// Scores are divided by sqrt(D), and so is their gradient.
 float score_scale(const AttentionHeads& heads) { return 1 / std::sqrt(static_cast<float>(heads.shape.D)); }
-
-/// Panels [D, panel_width()] of the transposed rows, one behind the other.
-void transpose_panels(float* to, const float* packed, int64_t D) {
-  const int64_t panel = panel_width(), width = padded(D);
-  for (int64_t c = 0; c < tile; c += panel) {
-    for (int64_t i = 0; i < D; i++) {
-      for (int64_t lane = 0; lane < panel; lane++) *to++ = packed[(c + lane) * width + i];
-    }
-  }
-}
 
 /// body(d, column) for the two vectors of a panel.
 template <class Body>
@@ -106,68 +73,139 @@ HWY_INLINE auto before(D d, int64_t first_query, int64_t key) {
 /// Keys of a tile that a panel of queries starting at `column` sees at all.
 int64_t visible_keys(bool diagonal, int64_t column) { return diagonal ? std::min(tile, column + panel_width()) : tile; }
 
-/// Turns scores [keys, panel] into e^(score - m) with the new row maxima m, and brings sums l and output o [D, panel] up to them.
-void online_softmax(float* scores, int64_t keys, bool diagonal, int64_t column, float* m, float* l, float* o, int64_t D, bool first) {
-  const int64_t panel = panel_width();
+/// What the forward knows of a tile's queries: the largest scaled score, the sum of e^(score - largest), and the weighted sum of values.
+struct Softmax {
+  alignas(64) float largest[tile], sum[tile], o[max_width * tile];  // o [D, tile]
+};
+
+/// Turns the scores of a panel of queries into e^(scale * score - largest) with the new largest, and brings sums and o up to it.
+template <class Pairs>
+void online_softmax(Softmax& softmax, Pairs& pairs, float scale, int64_t keys, bool diagonal, int64_t column, int64_t D, bool first) {
   for_panel([&](auto d, int64_t at) HWY_ATTR {
-    auto largest = hn::LoadU(d, m + at);
-    for (int64_t key = 0; key < keys; key++) {
-      auto s = hn::LoadU(d, scores + key * panel + at);
-      if (diagonal && key > column + at) {
-        s = hn::IfThenElse(before(d, column + at, key), hn::Set(d, -INFINITY), s);
-        hn::StoreU(s, d, scores + key * panel + at);
+    const int64_t query = column + at;
+    const auto factor = hn::Set(d, scale);
+    float* scores = pairs.values + query;
+    auto even = hn::Set(d, -INFINITY), odd = even;
+    for (int64_t key = 0; key < keys; key += 2) {
+      auto s0 = hn::LoadU(d, scores + key * tile), s1 = hn::LoadU(d, scores + (key + 1) * tile);
+      if (diagonal && key + 1 > query) {
+        s0 = hn::IfThenElse(before(d, query, key), hn::Set(d, -INFINITY), s0);
+        s1 = hn::IfThenElse(before(d, query, key + 1), hn::Set(d, -INFINITY), s1);
+        hn::StoreU(s0, d, scores + key * tile);
+        hn::StoreU(s1, d, scores + (key + 1) * tile);
       }
-      largest = hn::Max(largest, s);
+      even = hn::Max(even, s0);
+      odd = hn::Max(odd, s1);
     }
-    const auto shrink = exp(d, hn::Sub(hn::LoadU(d, m + at), largest));
-    auto sum = hn::Mul(hn::LoadU(d, l + at), shrink);
-    for (int64_t key = 0; key < keys; key++) {
-      const auto p = exp(d, hn::Sub(hn::LoadU(d, scores + key * panel + at), largest));
-      hn::StoreU(p, d, scores + key * panel + at);
-      sum = hn::Add(sum, p);
+    const auto before_it = hn::LoadU(d, softmax.largest + query);
+    const auto largest = hn::Max(before_it, hn::Mul(factor, hn::Max(even, odd)));
+    const auto shrink = exp_up_to_88(d, hn::Sub(before_it, largest));
+    auto sum = hn::Mul(hn::LoadU(d, softmax.sum + query), shrink), odd_sum = hn::Zero(d);
+    for (int64_t key = 0; key < keys; key += 2) {
+      const auto p0 = exp_up_to_88(d, hn::MulSub(hn::LoadU(d, scores + key * tile), factor, largest));
+      const auto p1 = exp_up_to_88(d, hn::MulSub(hn::LoadU(d, scores + (key + 1) * tile), factor, largest));
+      pairs.template set_weights<Over::Keys>(d, key, query, p0, p1);
+      sum = hn::Add(sum, p0);
+      odd_sum = hn::Add(odd_sum, p1);
     }
-    hn::StoreU(largest, d, m + at);
-    hn::StoreU(sum, d, l + at);
-    if (first) return;
-    for (int64_t i = 0; i < D; i++) hn::StoreU(hn::Mul(hn::LoadU(d, o + i * panel + at), shrink), d, o + i * panel + at);
+    hn::StoreU(largest, d, softmax.largest + query);
+    hn::StoreU(hn::Add(sum, odd_sum), d, softmax.sum + query);
+    if (first || hn::AllTrue(d, hn::Eq(before_it, largest))) return;
+    float* o = softmax.o + query;
+    for (int64_t i = 0; i < D; i++) hn::StoreU(hn::Mul(hn::LoadU(d, o + i * tile), shrink), d, o + i * tile);
   });
 }
 
-/// y and lse of one tile of queries of head `head`.
-void forward_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
-  const auto [B, T, A, K, D] = heads.shape;
-  const int64_t width = padded(D), panel = panel_width(), queries = tile_rows(T, query_tile), shared = head / (A / K);
-  alignas(64) float key[tile * max_width], value[tile * max_width], q[tile * max_width], o[tile * max_width], scores[tile * tile];
-  alignas(64) float m[tile], l[tile];
-  std::fill_n(m, tile, -INFINITY);
-  std::fill_n(l, tile, 0.0f);
-
-  pack_tile(key, heads, heads.q, b, head, query_tile, score_scale(heads));
-  transpose_panels(q, key, D);
-  for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
-    const bool diagonal = key_tile == query_tile;
-    pack_tile(key, heads, heads.k, b, shared, key_tile);
-    pack_tile(value, heads, heads.v, b, shared, key_tile);
-    for (int64_t c = 0; c < queries; c += panel) {
-      const int64_t keys = visible_keys(diagonal, c);
-      multiply_tile<Left::RowMajor, Result::Overwrite>(keys, panel, D, key, width, q + c * D, panel, scores, panel);
-      online_softmax(scores, keys, diagonal, c, m + c, l + c, o + c * D, D, key_tile == 0);
-      if (key_tile == 0) {
-        multiply_tile<Left::ColumnMajor, Result::Overwrite>(D, panel, keys, value, width, scores, panel, o + c * D, panel);
-      } else {
-        multiply_tile<Left::ColumnMajor, Result::Add>(D, panel, keys, value, width, scores, panel, o + c * D, panel);
-      }
-    }
-  }
-
+/// y and lse of one tile of queries from what is summed.
+void finish_forward(const AttentionHeads& heads, Softmax& softmax, int64_t b, int64_t head, int64_t query_tile) {
+  const int64_t D = heads.shape.D, queries = tile_rows(heads.shape.T, query_tile);
   float* lse = heads.statistics(heads.lse, b, head) + query_tile * tile;
   for (int64_t r = 0; r < queries; r++) {
-    const float* column = o + (r - r % panel) * D + r % panel;
-    const float factor = 1 / l[r];
-    for (int64_t i = 0; i < D; i++) value[r * width + i] = column[i * panel] * factor;
-    lse[r] = m[r] + std::log(l[r]);
+    lse[r] = softmax.largest[r] + std::log(softmax.sum[r]);
+    softmax.sum[r] = 1 / softmax.sum[r];
   }
-  unpack_tile(heads, heads.y, b, head, query_tile, value);
+  for (int64_t i = 0; i < D; i++) {
+    float* o = softmax.o + i * tile;
+    for_each_vector(queries,
+                    [&](auto d, int64_t r) HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d, o + r), hn::LoadU(d, softmax.sum + r)), d, o + r); });
+  }
+  unpack_columns(heads, heads.y, b, head, query_tile, softmax.o);
+}
+
+/// A tile of keys and one of values.
+template <class Tiles>
+struct KeySide {
+  /// In memory of key_side_floats(D).
+  KeySide(float* memory, int64_t D) : k(memory, Tiles::padded(D)), v(memory + tile * Tiles::padded(D), Tiles::padded(D)) {}
+  typename Tiles::Keys k, v;
+};
+
+template <class Tiles>
+int64_t key_side_floats(int64_t D) {
+  return 2 * tile * Tiles::padded(D);
+}
+
+template <class Tiles>
+void load_for_forward(const KeySide<Tiles>& keys, const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
+  tiles.template load_keys<Use::Scores>(keys.k, heads, heads.k, b, head, index);
+  tiles.template load_keys<Use::Sums>(keys.v, heads, heads.v, b, head, index);
+}
+
+template <class Tiles>
+void load_for_backward(const KeySide<Tiles>& keys, const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head,
+                       int64_t index) {
+  tiles.template load_keys<Use::Both>(keys.k, heads, heads.k, b, head, index);
+  tiles.template load_keys<Use::Scores>(keys.v, heads, heads.v, b, head, index);
+}
+
+/// y and lse of one tile of queries of head `head`; keys_of(index) is a KeySide.
+template <class Tiles, class KeysOf>
+void forward_on(const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile, KeysOf keys_of) {
+  const int64_t D = heads.shape.D, queries = tile_rows(heads.shape.T, query_tile);
+  typename Tiles::Queries q;
+  typename Tiles::Pairs pairs;
+  Softmax softmax;
+  std::fill_n(softmax.largest, tile, -INFINITY);
+  std::fill_n(softmax.sum, tile, 0.0f);
+
+  tiles.template load_queries<Use::Scores>(q, heads, heads.q, b, head, query_tile);
+  for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
+    const bool diagonal = key_tile == query_tile, first = key_tile == 0;
+    const KeySide<Tiles> keys = keys_of(key_tile);
+    for (int64_t c = 0; c < queries; c += panel_width()) {
+      const int64_t visible = visible_keys(diagonal, c);
+      tiles.multiply_scores(pairs, keys.k, q, c, visible);
+      online_softmax(softmax, pairs, score_scale(heads), visible, diagonal, c, D, first);
+      tiles.sum_over_keys(softmax.o, keys.v, pairs, c, visible, !first);
+    }
+  }
+  finish_forward(heads, softmax, b, head, query_tile);
+}
+
+template <class Tiles>
+void forward_tile_on(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
+  const auto [B, T, A, K, D] = heads.shape;
+  const int64_t shared = head / (A / K);
+  const Tiles tiles(heads);
+  alignas(64) float memory[2 * tile * max_width];
+  const KeySide<Tiles> keys(memory, D);
+  forward_on(tiles, heads, b, head, query_tile, [&](int64_t key_tile) {
+    load_for_forward(keys, tiles, heads, b, shared, key_tile);
+    return keys;
+  });
+}
+
+/// y and lse of the query heads that share key/value head `shared`, whose tiles are loaded once. memory: key_side_floats(D) for each tile.
+template <class Tiles>
+void forward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
+  const auto [B, T, A, K, D] = heads.shape;
+  const int64_t each = key_side_floats<Tiles>(D);
+  const Tiles tiles(heads);
+  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, D); };
+  for (int64_t key_tile = 0; key_tile * tile < T; key_tile++) load_for_forward(keys_of(key_tile), tiles, heads, b, shared, key_tile);
+  for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
+    for (int64_t query_tile = 0; query_tile * tile < T; query_tile++) forward_on(tiles, heads, b, head, query_tile, keys_of);
+  }
 }
 
 template <class T>
@@ -185,157 +223,185 @@ void delta_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t qu
   });
 }
 
-/// The queries' side of the backward: q and dy of one tile, as rows and transposed. Queries beyond T are zero and so are their gradients.
-struct QueryTile {
-  alignas(64) float q[tile * max_width], dy[tile * max_width];
-  alignas(64) float q_panels[tile * max_width], dy_panels[tile * max_width];
+/// The queries' side of the backward. Queries beyond T are zero and so are their gradients.
+template <class Tiles>
+struct QuerySide {
+  typename Tiles::Queries q, dy;
   alignas(64) float lse[tile], delta[tile];
 
-  void load(const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
-    const int64_t D = heads.shape.D, begin = index * tile, count = tile_rows(heads.shape.T, index);
-    pack_tile(q, heads, heads.q, b, head, index, score_scale(heads));
-    pack_tile(dy, heads, heads.dy, b, head, index);
-    transpose_panels(q_panels, q, D);
-    transpose_panels(dy_panels, dy, D);
+  void load(const Tiles& tiles, const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
+    const int64_t begin = index * tile, count = tile_rows(heads.shape.T, index);
+    tiles.template load_queries<Use::Both>(q, heads, heads.q, b, head, index);
+    tiles.template load_queries<Use::Both>(dy, heads, heads.dy, b, head, index);
     std::fill(std::copy_n(heads.statistics(heads.lse, b, head) + begin, count, lse), lse + tile, 0.0f);
     std::fill(std::copy_n(heads.statistics(heads.delta, b, head) + begin, count, delta), delta + tile, 0.0f);
   }
 };
 
-struct KeyTile {
-  alignas(64) float k[tile * max_width], v[tile * max_width];
+/// p and ds = p (dp - delta) of one pair of tiles; 0 where the key comes after the query.
+template <class Tiles>
+struct PairSide {
+  typename Tiles::Pairs p, ds;
 
-  void load(const AttentionHeads& heads, int64_t b, int64_t head, int64_t index) {
-    pack_tile(k, heads, heads.k, b, head, index);
-    pack_tile(v, heads, heads.v, b, head, index);
-  }
-};
-
-/// p and ds = p (dp - delta) of one pair of tiles, a row for each key and a column for each query; 0 where the key comes after the query.
-struct ScoreTile {
-  alignas(64) float p[tile * tile], ds[tile * tile];
-
-  void compute(const QueryTile& queries, const KeyTile& keys, int64_t D, bool diagonal) {
-    const int64_t panel = panel_width(), width = padded(D);
-    for (int64_t c = 0; c < tile; c += panel) {
+  void compute(const Tiles& tiles, const QuerySide<Tiles>& queries, const KeySide<Tiles>& keys, float scale, bool diagonal) {
+    for (int64_t c = 0; c < tile; c += panel_width()) {
       const int64_t visible = visible_keys(diagonal, c);
-      multiply_tile<Left::RowMajor, Result::Overwrite>(visible, panel, D, keys.k, width, queries.q_panels + c * D, panel, p + c, tile);
-      multiply_tile<Left::RowMajor, Result::Overwrite>(visible, panel, D, keys.v, width, queries.dy_panels + c * D, panel, ds + c, tile);
-      for_panel([&](auto d, int64_t at) HWY_ATTR {
-        const int64_t column = c + at;
-        const auto lse = hn::LoadU(d, queries.lse + column), delta = hn::LoadU(d, queries.delta + column);
-        for (int64_t key = 0; key < visible; key++) {
-          float *p_at = p + key * tile + column, *ds_at = ds + key * tile + column;
-          auto weight = exp(d, hn::Sub(hn::LoadU(d, p_at), lse));
-          if (diagonal && key > column) weight = hn::IfThenZeroElse(before(d, column, key), weight);
-          hn::StoreU(weight, d, p_at);
-          hn::StoreU(hn::Mul(weight, hn::Sub(hn::LoadU(d, ds_at), delta)), d, ds_at);
-        }
-        for (int64_t key = visible; key < tile; key++) {
-          hn::StoreU(hn::Zero(d), d, p + key * tile + column);
-          hn::StoreU(hn::Zero(d), d, ds + key * tile + column);
-        }
-      });
+      tiles.multiply_scores(p, keys.k, queries.q, c, visible);
+      tiles.multiply_scores(ds, keys.v, queries.dy, c, visible);
+      for_panel([&](auto d, int64_t at) HWY_ATTR { weigh(d, queries, scale, c + at, visible, diagonal); });
+      for (int64_t key = visible; key < rounded_up(visible, Tiles::strip); key++) {
+        p.clear_weights(key, c, panel_width());
+        ds.clear_weights(key, c, panel_width());
+      }
+    }
+  }
+
+ private:
+  /// Of the queries of a vector from `column` on.
+  template <class D>
+  HWY_INLINE void weigh(D d, const QuerySide<Tiles>& queries, float scale, int64_t column, int64_t visible, bool diagonal) {
+    const auto factor = hn::Set(d, scale), lse = hn::LoadU(d, queries.lse + column), delta = hn::LoadU(d, queries.delta + column);
+    const float *score = p.values + column, *dp = ds.values + column;
+    for (int64_t key = 0; key < visible; key += 2) {
+      auto p0 = exp_up_to_88(d, hn::MulSub(hn::LoadU(d, score + key * tile), factor, lse));
+      auto p1 = exp_up_to_88(d, hn::MulSub(hn::LoadU(d, score + (key + 1) * tile), factor, lse));
+      if (diagonal && key + 1 > column) {
+        p0 = hn::IfThenZeroElse(before(d, column, key), p0);
+        p1 = hn::IfThenZeroElse(before(d, column, key + 1), p1);
+      }
+      const auto ds0 = hn::Mul(p0, hn::Sub(hn::LoadU(d, dp + key * tile), delta));
+      const auto ds1 = hn::Mul(p1, hn::Sub(hn::LoadU(d, dp + (key + 1) * tile), delta));
+      p.template set_weights<Over::Queries>(d, key, column, p0, p1);
+      ds.template set_weights<Over::Both>(d, key, column, ds0, ds1);
     }
   }
 };
 
-/// Rows of a tile that share the bounds of a triangular product.
-constexpr int64_t strip = 16;
-
-/// sums [tile, padded(D)] += scores-weighted sum of the queries' rows: dv from p and dy, dk from ds and q.
-void add_to_keys(float* sums, const float* scores, const float* rows, int64_t D, bool diagonal) {
-  const int64_t width = padded(D);
-  for (int64_t s = 0; s < tile; s += strip) {
-    const int64_t query = diagonal ? s : 0;  // the first that sees a key of this strip
-    multiply_tile<Left::RowMajor, Result::Add>(strip, width, tile - query, scores + s * tile + query, tile, rows + query * width, width,
-                                               sums + s * width, width);
+/// sums [tile, width] += W Y: dv from p and dy, dk from ds and q.
+template <class Tiles>
+void add_to_keys(const Tiles& tiles, float* sums, const typename Tiles::Pairs& w, const typename Tiles::Queries& y, bool diagonal) {
+  for (int64_t key = 0; key < tile; key += Tiles::strip) {
+    tiles.sum_over_queries(sums, w, y, key, diagonal ? key : 0);  // a query before the strip's first key sees none of it
   }
 }
 
-/// dq [tile, padded(D)] += ds^T-weighted sum of the keys' rows.
-void add_to_queries(float* dq, const float* ds, const float* keys, int64_t D, bool diagonal) {
-  const int64_t width = padded(D);
-  for (int64_t s = 0; s < tile; s += strip) {
-    const int64_t visible = diagonal ? s + strip : tile;
-    multiply_tile<Left::ColumnMajor, Result::Add>(strip, width, visible, ds + s, tile, keys, width, dq + s * width, width);
-  }
+/// dq [D, tile] += k^T ds.
+template <class Tiles>
+void add_to_queries(const Tiles& tiles, float* dq, const KeySide<Tiles>& keys, const PairSide<Tiles>& pairs, bool diagonal, bool add) {
+  for (int64_t c = 0; c < tile; c += panel_width()) tiles.sum_over_keys(dq, keys.k, pairs.ds, c, visible_keys(diagonal, c), add);
 }
 
 /// All gradients of key/value head `shared` and of the query heads that share it: five products for each pair of tiles.
-/// sums: room for the gradients of all keys, 2 T' padded(D) with T' = T rounded up to whole tiles.
-void backward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* sums) {
+/// memory: key_side_floats(D) for each tile, twice: for the tiles, and for their gradients.
+template <class Tiles>
+void backward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
   const auto [B, T, A, K, D] = heads.shape;
-  const int64_t tiles = (T + tile - 1) / tile, tile_floats = tile * padded(D);
-  float *dk = sums, *dv = sums + tiles * tile_floats;
-  std::fill_n(sums, 2 * tiles * tile_floats, 0.0f);
-  QueryTile queries;
-  KeyTile keys;
-  ScoreTile scores;
-  alignas(64) float dq[tile * max_width];
+  const int64_t count = (T + tile - 1) / tile, width = Tiles::padded(D), tile_floats = tile * width, each = key_side_floats<Tiles>(D);
+  const float scale = score_scale(heads);
+  const Tiles tiles(heads);
+  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, D); };
+  for (int64_t key_tile = 0; key_tile < count; key_tile++) load_for_backward(keys_of(key_tile), tiles, heads, b, shared, key_tile);
+  float *dk = memory + count * each, *dv = dk + count * tile_floats;
+  std::fill_n(dk, 2 * count * tile_floats, 0.0f);
+  QuerySide<Tiles> queries;
+  PairSide<Tiles> pairs;
+  alignas(64) float dq[max_width * tile];
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
-    for (int64_t query_tile = 0; query_tile < tiles; query_tile++) {
-      queries.load(heads, b, head, query_tile);
-      std::fill_n(dq, tile_floats, 0.0f);
+    for (int64_t query_tile = 0; query_tile < count; query_tile++) {
+      queries.load(tiles, heads, b, head, query_tile);
       for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
         const bool diagonal = key_tile == query_tile;
-        keys.load(heads, b, shared, key_tile);
-        scores.compute(queries, keys, D, diagonal);
-        add_to_keys(dv + key_tile * tile_floats, scores.p, queries.dy, D, diagonal);
-        add_to_keys(dk + key_tile * tile_floats, scores.ds, queries.q, D, diagonal);
-        add_to_queries(dq, scores.ds, keys.k, D, diagonal);
+        const KeySide<Tiles> keys = keys_of(key_tile);
+        pairs.compute(tiles, queries, keys, scale, diagonal);
+        add_to_keys(tiles, dv + key_tile * tile_floats, pairs.p, queries.dy, diagonal);
+        add_to_keys(tiles, dk + key_tile * tile_floats, pairs.ds, queries.q, diagonal);
+        add_to_queries(tiles, dq, keys, pairs, diagonal, key_tile > 0);
       }
-      unpack_tile(heads, heads.dq, b, head, query_tile, dq, score_scale(heads));
+      unpack_columns(heads, heads.dq, b, head, query_tile, dq, scale);
     }
   }
-  for (int64_t key_tile = 0; key_tile < tiles; key_tile++) {
-    unpack_tile(heads, heads.dk, b, shared, key_tile, dk + key_tile * tile_floats);
-    unpack_tile(heads, heads.dv, b, shared, key_tile, dv + key_tile * tile_floats);
+  for (int64_t key_tile = 0; key_tile < count; key_tile++) {
+    unpack_tile(heads, heads.dk, b, shared, key_tile, dk + key_tile * tile_floats, width, scale);
+    unpack_tile(heads, heads.dv, b, shared, key_tile, dv + key_tile * tile_floats, width);
   }
 }
 
-/// dk and dv of one tile of keys, added in the order of backward_head.
-void backward_keys(const AttentionHeads& heads, int64_t b, int64_t shared, int64_t key_tile) {
+/// dk and dv of one tile of keys, added in the order of backward_head_on.
+template <class Tiles>
+void backward_keys_on(const AttentionHeads& heads, int64_t b, int64_t shared, int64_t key_tile) {
   const auto [B, T, A, K, D] = heads.shape;
-  QueryTile queries;
-  KeyTile keys;
-  ScoreTile scores;
+  const int64_t width = Tiles::padded(D);
+  const float scale = score_scale(heads);
+  const Tiles tiles(heads);
+  QuerySide<Tiles> queries;
+  alignas(64) float memory[2 * tile * max_width];
+  const KeySide<Tiles> keys(memory, D);
+  PairSide<Tiles> pairs;
   alignas(64) float dk[tile * max_width], dv[tile * max_width];
-  std::fill_n(dk, tile * padded(D), 0.0f);
-  std::fill_n(dv, tile * padded(D), 0.0f);
-  keys.load(heads, b, shared, key_tile);
+  std::fill_n(dk, tile * width, 0.0f);
+  std::fill_n(dv, tile * width, 0.0f);
+  load_for_backward(keys, tiles, heads, b, shared, key_tile);
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
     for (int64_t query_tile = key_tile; query_tile * tile < T; query_tile++) {
       const bool diagonal = key_tile == query_tile;
-      queries.load(heads, b, head, query_tile);
-      scores.compute(queries, keys, D, diagonal);
-      add_to_keys(dv, scores.p, queries.dy, D, diagonal);
-      add_to_keys(dk, scores.ds, queries.q, D, diagonal);
+      queries.load(tiles, heads, b, head, query_tile);
+      pairs.compute(tiles, queries, keys, scale, diagonal);
+      add_to_keys(tiles, dv, pairs.p, queries.dy, diagonal);
+      add_to_keys(tiles, dk, pairs.ds, queries.q, diagonal);
     }
   }
-  unpack_tile(heads, heads.dk, b, shared, key_tile, dk);
-  unpack_tile(heads, heads.dv, b, shared, key_tile, dv);
+  unpack_tile(heads, heads.dk, b, shared, key_tile, dk, width, scale);
+  unpack_tile(heads, heads.dv, b, shared, key_tile, dv, width);
 }
 
-/// dq of one tile of queries, added in the order of backward_head.
-void backward_queries(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
+/// dq of one tile of queries, added in the order of backward_head_on.
+template <class Tiles>
+void backward_queries_on(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
   const auto [B, T, A, K, D] = heads.shape;
-  QueryTile queries;
-  KeyTile keys;
-  ScoreTile scores;
-  alignas(64) float dq[tile * max_width];
-  queries.load(heads, b, head, query_tile);
-  std::fill_n(dq, tile * padded(D), 0.0f);
+  const float scale = score_scale(heads);
+  const Tiles tiles(heads);
+  QuerySide<Tiles> queries;
+  alignas(64) float memory[2 * tile * max_width];
+  const KeySide<Tiles> keys(memory, D);
+  PairSide<Tiles> pairs;
+  alignas(64) float dq[max_width * tile];
+  queries.load(tiles, heads, b, head, query_tile);
   for (int64_t key_tile = 0; key_tile <= query_tile; key_tile++) {
-    keys.load(heads, b, head / (A / K), key_tile);
-    scores.compute(queries, keys, D, key_tile == query_tile);
-    add_to_queries(dq, scores.ds, keys.k, D, key_tile == query_tile);
+    const bool diagonal = key_tile == query_tile;
+    load_for_backward(keys, tiles, heads, b, head / (A / K), key_tile);
+    pairs.compute(tiles, queries, keys, scale, diagonal);
+    add_to_queries(tiles, dq, keys, pairs, diagonal, key_tile > 0);
   }
-  unpack_tile(heads, heads.dq, b, head, query_tile, dq, score_scale(heads));
+  unpack_columns(heads, heads.dq, b, head, query_tile, dq, scale);
 }
 
-/// Floats that backward_head needs.
-int64_t key_gradient_floats(const AttentionShape& shape) { return 2 * ((shape.T + tile - 1) / tile) * tile * padded(shape.D); }
+/// body(tiles) with a null pointer of the tiles that the heads' type asks for.
+template <class Body>
+void with_tiles([[maybe_unused]] const AttentionHeads& heads, Body body) {
+#if HWY_TARGET == HWY_AVX3
+  if (heads.dtype == DType::bf16 && heads.bf16_kernel != Bf16Kernel::None) return body(static_cast<Bf16Tiles*>(nullptr));
+#endif
+  body(static_cast<Fp32Tiles*>(nullptr));
+}
+
+void forward_tile(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { forward_tile_on<Tiles>(heads, b, head, query_tile); });
+}
+void forward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { forward_head_on<Tiles>(heads, b, shared, memory); });
+}
+void backward_head(const AttentionHeads& heads, int64_t b, int64_t shared, float* memory) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_head_on<Tiles>(heads, b, shared, memory); });
+}
+void backward_keys(const AttentionHeads& heads, int64_t b, int64_t shared, int64_t key_tile) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_keys_on<Tiles>(heads, b, shared, key_tile); });
+}
+void backward_queries(const AttentionHeads& heads, int64_t b, int64_t head, int64_t query_tile) {
+  with_tiles(heads, [&]<class Tiles>(Tiles*) { backward_queries_on<Tiles>(heads, b, head, query_tile); });
+}
+
+/// Floats that forward_head and backward_head need at most.
+int64_t head_floats(const AttentionShape& shape) { return 4 * rounded_up(shape.T, tile) * rounded_up(shape.D, 32); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -345,6 +411,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera {
 HWY_EXPORT(forward_tile);
+HWY_EXPORT(forward_head);
 HWY_EXPORT(delta_tile);
 HWY_EXPORT(backward_head);
 HWY_EXPORT(backward_keys);
@@ -358,17 +425,39 @@ class CpuAttentionOps : public AttentionOps {
  public:
   CpuAttentionOps(int threads, const Tensor& workspace) : threads_(threads), workspace_(workspace) {}
 
+  std::vector<std::string> candidates(OpKind, const ShapeKey& shape) const override {
+    if (shape.dtype != DType::bf16) return {};
+    std::vector<std::string> names;
+    for (const Bf16Kernel kernel : bf16_kernel_candidates()) names.emplace_back(name_of(kernel));
+    return names;
+  }
+
+  void choose(OpKind kind, const ShapeKey& shape, const std::string& candidate) override {
+    choices_[{kind, shape}] = bf16_kernel_named(candidate);
+  }
+
  private:
   void do_attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, AttentionShape shape, Stream&) override {
-    AttentionHeads heads{
-        .shape = shape, .dtype = q.dtype, .q = matrix(q), .k = matrix(k), .v = matrix(v), .y = matrix(y), .lse = lse.as<float>()};
-    for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(forward_tile)(heads, b, head, i); });
+    AttentionHeads heads{.shape = shape,
+                         .dtype = q.dtype,
+                         .bf16_kernel = kernel_for(OpKind::AttentionForward, shape, q.dtype),
+                         .q = matrix(q),
+                         .k = matrix(k),
+                         .v = matrix(v),
+                         .y = matrix(y),
+                         .lse = lse.as<float>()};
+    if (whole_heads_end_first(shape, 10, 11)) {
+      for_each_head(shape, [&](int64_t b, int64_t shared, float* memory) { HWY_DYNAMIC_DISPATCH(forward_head)(heads, b, shared, memory); });
+    } else {
+      for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(forward_tile)(heads, b, head, i); });
+    }
   }
 
   void do_attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor delta, Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse,
                              AttentionShape shape, Stream&) override {
     AttentionHeads heads{.shape = shape,
                          .dtype = q.dtype,
+                         .bf16_kernel = kernel_for(OpKind::AttentionBackward, shape, q.dtype),
                          .q = matrix(q),
                          .k = matrix(k),
                          .v = matrix(v),
@@ -380,26 +469,31 @@ class CpuAttentionOps : public AttentionOps {
                          .lse = lse.as<float>(),
                          .delta = delta.as<float>()};
     for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(delta_tile)(heads, b, head, i); });
-    if (whole_heads_end_first(shape)) {
-      const int64_t tasks = shape.B * shape.K;
-#pragma omp parallel for num_threads(threads_) schedule(dynamic)
-      for (int64_t task = 0; task < tasks; task++) {
-        float* sums = workspace_.part(omp_get_thread_num(), threads_).data();
-        HWY_DYNAMIC_DISPATCH(backward_head)(heads, task / shape.K, task % shape.K, sums);
-      }
+    if (whole_heads_end_first(shape, 5, 7)) {
+      for_each_head(shape, [&](int64_t b, int64_t shared, float* memory) {
+        HWY_DYNAMIC_DISPATCH(backward_head)(heads, b, shared, memory);
+      });
     } else {
       for_each_tile(shape, shape.K, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(backward_keys)(heads, b, head, i); });
       for_each_tile(shape, shape.A, [&](int64_t b, int64_t head, int64_t i) { HWY_DYNAMIC_DISPATCH(backward_queries)(heads, b, head, i); });
     }
   }
 
-  /// Five products for each pair of tiles in few large tasks, or seven in many small ones: the same bits, so the faster. The first needs
-  /// room for the gradients of a whole head.
-  bool whole_heads_end_first(const AttentionShape& shape) const {
+  /// Whole heads are few large tasks, which load their keys once and in the backward take five products for each pair of tiles; tiles are
+  /// many small ones, which load keys again and take seven. The same bits, so the faster: `whole` and `tiled` are what a pair costs in
+  /// each. Heads need room for all their keys.
+  bool whole_heads_end_first(const AttentionShape& shape, int64_t whole, int64_t tiled) const {
     const auto room = static_cast<int64_t>(workspace_.part(0, threads_).size());
-    if (HWY_STATIC_DISPATCH(key_gradient_floats)(shape) > room) return false;
+    if (HWY_STATIC_DISPATCH(head_floats)(shape) > room) return false;
     const int64_t tasks = shape.B * shape.K, rounds = (tasks + threads_ - 1) / threads_;
-    return 5 * rounds * threads_ <= 7 * tasks;
+    return whole * rounds * threads_ <= tiled * tasks;
+  }
+
+  template <class Task>
+  void for_each_head(const AttentionShape& shape, Task task) const {
+    const int64_t tasks = shape.B * shape.K;
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+    for (int64_t i = 0; i < tasks; i++) task(i / shape.K, i % shape.K, workspace_.part(omp_get_thread_num(), threads_).data());
   }
 
   template <class Task>
@@ -410,8 +504,14 @@ class CpuAttentionOps : public AttentionOps {
     for (int64_t i = 0; i < rows * tiles; i++) task(i / tiles / heads, i / tiles % heads, i % tiles);
   }
 
+  Bf16Kernel kernel_for(OpKind kind, const AttentionShape& shape, DType dtype) const {
+    const auto chosen = choices_.find({kind, attention_shape(shape, dtype)});
+    return chosen == choices_.end() ? bf16_kernel_candidates().front() : chosen->second;
+  }
+
   int threads_;
   Workspace workspace_;
+  std::map<std::pair<OpKind, ShapeKey>, Bf16Kernel> choices_;  // where the rule was not taken
 };
 
 }  // namespace

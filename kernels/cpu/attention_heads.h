@@ -1,5 +1,6 @@
 #pragma once
 #include "kernels/attention_ops.h"
+#include "kernels/cpu/bf16_kernels.h"
 
 namespace tessera {
 
@@ -19,7 +20,8 @@ struct AttentionHeads {
   };
 
   AttentionShape shape;
-  DType dtype;  // of all matrices
+  DType dtype;                                // of all matrices
+  Bf16Kernel bf16_kernel = Bf16Kernel::None;  // what multiplies them where they are bf16; None: fp32 tiles
   Matrix q, k, v, y, dy, dq, dk, dv;
   float *lse = nullptr, *delta = nullptr;  // [B, A, T]
 

@@ -15,7 +15,7 @@ namespace tessera {
 /// Bits depend on the thread count in matmuls only: all other sums have an order of their own.
 std::unique_ptr<MatmulOps> make_cpu_matmul_ops(int threads, const Tensor& workspace);
 std::unique_ptr<AttentionOps> make_cpu_attention_ops(int threads, const Tensor& workspace);
-std::unique_ptr<NormOps> make_cpu_norm_ops(int threads);
+std::unique_ptr<NormOps> make_cpu_norm_ops(int threads, const Tensor& workspace);
 std::unique_ptr<ElementwiseOps> make_cpu_elementwise_ops(int threads);
 std::unique_ptr<LossOps> make_cpu_loss_ops(int threads, const Tensor& workspace);
 std::unique_ptr<UpdateOps> make_cpu_update_ops(int threads);

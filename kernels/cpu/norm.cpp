@@ -12,7 +12,7 @@ namespace {
 
 class CpuNormOps : public NormOps {
  public:
-  explicit CpuNormOps(int threads) : threads_(threads), workspace_(workspace_floats) {}
+  CpuNormOps(int threads, const Tensor& workspace) : threads_(threads), workspace_(workspace) {}
 
  private:
   void do_layer_norm_forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, Tensor bias,
@@ -69,13 +69,16 @@ class CpuNormOps : public NormOps {
     parallel_ranges(H, floats_of_a_line, rows, threads_, body);
   }
 
-  static constexpr int64_t workspace_floats = int64_t{256} << 10;  // stays in a cache; enough for one chunk of 65536 columns
+  static constexpr int64_t workspace_floats = int64_t{256}
+                                              << 10;  // of the workspace: stays in a cache; enough for one chunk of 65536 columns
   int threads_;
   Workspace workspace_;  // totals [2, H] and sums [chunks, 2, H]
 };
 
 }  // namespace
 
-std::unique_ptr<NormOps> make_cpu_norm_ops(int threads) { return std::make_unique<CpuNormOps>(threads); }
+std::unique_ptr<NormOps> make_cpu_norm_ops(int threads, const Tensor& workspace) {
+  return std::make_unique<CpuNormOps>(threads, workspace);
+}
 
 }  // namespace tessera
