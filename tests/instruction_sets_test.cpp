@@ -249,6 +249,31 @@ TEST(EveryInstructionSet, WeightsWrittenPastTheCachesAreTheMastersRoundedToNeare
   }
 }
 
+TEST(EveryInstructionSet, EveryBf16NumberIsRoundedAndEveryNanStaysOne) {
+  constexpr int64_t n = 65536;
+  on_every_instruction_set([] {
+    TestDevice device = TestDevice::cpu();
+    const Tensor all = device.tensor({n}, DType::bf16), other = device.tensor({n}, DType::bf16), out = device.tensor({n}, DType::bf16);
+    for (int64_t i = 0; i < n; i++) all.as<bf16_t>()[i].bits = static_cast<uint16_t>(i);
+    for (const uint16_t bits : {0x0000, 0x3F80, 0x3B81, 0xC2FF, 0x7F80, 0xFF80, 0x7F81, 0x7FFF, 0xFFFF}) {
+      for (int64_t i = 0; i < n; i++) other.as<bf16_t>()[i].bits = bits;
+      device->elementwise().add(out, all, other, device.stream());
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < n; i++) {
+        const float exact = static_cast<float>(all.as<bf16_t>()[i]) + static_cast<float>(other.as<bf16_t>()[i]);
+        const bf16_t ours = out.as<bf16_t>()[i];
+        wrong += std::isnan(exact) ? !std::isnan(static_cast<float>(ours)) : ours.bits != bf16_t(exact).bits;
+      }
+      EXPECT_EQ(wrong, 0) << "with " << bits;
+    }
+    device->elementwise().gelu_forward(out, all, device.stream());
+    for (int64_t i = 0; i < n; i++) {
+      const float x = static_cast<float>(all.as<bf16_t>()[i]), y = static_cast<float>(out.as<bf16_t>()[i]);
+      ASSERT_EQ(std::isnan(x), std::isnan(y)) << i;
+    }
+  });
+}
+
 TEST(EveryInstructionSet, TheGradientNormHasTheSameBits) {
   const int64_t n = 5000;
   for (const DType dtype : {DType::f32, DType::bf16}) {

@@ -70,13 +70,21 @@ HWY_INLINE void store_upper_halves(W words, D, bf16_t* to) {
   hn::StoreU(hn::TruncateTo(narrow, hn::ShiftRight<16>(words)), narrow, &to->bits);
 }
 
-/// Words whose upper halves are the values as bf16.
+/// Words whose upper halves are the values as bf16. A NaN must have zeros in its lower half, as one has that arithmetic made, or passed on
+/// from a bf16 operand: then nothing is carried into its upper half.
 template <class D, class W = hn::Vec<hn::RebindToUnsigned<D>>>
-HWY_INLINE W bf16_words(D, hn::Vec<D> value) {
+HWY_INLINE W bf16_words_of_bf16_arithmetic(D, hn::Vec<D> value) {
   const hn::RebindToUnsigned<D> wide;
   const W word = hn::BitCast(wide, value);
   const W even = hn::And(hn::ShiftRight<16>(word), hn::Set(wide, 1u));
-  const W rounded = hn::Add(word, hn::Add(even, hn::Set(wide, 0x7FFFu)));
+  return hn::Add(word, hn::Add(even, hn::Set(wide, 0x7FFFu)));
+}
+
+/// The same of any value.
+template <class D, class W = hn::Vec<hn::RebindToUnsigned<D>>>
+HWY_INLINE W bf16_words(D d, hn::Vec<D> value) {
+  const hn::RebindToUnsigned<D> wide;
+  const W word = hn::BitCast(wide, value), rounded = bf16_words_of_bf16_arithmetic(d, value);
   const W quiet = hn::Or(word, hn::Set(wide, 0x400000u));
   return hn::IfThenElse(hn::RebindMask(wide, hn::IsNaN(value)), quiet, rounded);
 }

@@ -38,7 +38,8 @@ HWY_INLINE int64_t transform_pairs(int64_t n, const bf16_t* const (&from)[inputs
     f(d, even, even_results);
     f(d, odd, odd_results);
     for (size_t k = 0; k < outputs; k++) {
-      const auto both = hn::Or(hn::ShiftRight<16>(bf16_words(d, even_results[k])), hn::And(bf16_words(d, odd_results[k]), upper));
+      const auto both = hn::Or(hn::ShiftRight<16>(bf16_words_of_bf16_arithmetic(d, even_results[k])),
+                               hn::And(bf16_words_of_bf16_arithmetic(d, odd_results[k]), upper));
       hn::StoreU(hn::BitCast(halves, both), halves, &to[k][i].bits);
     }
   }
