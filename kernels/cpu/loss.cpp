@@ -111,7 +111,8 @@ class CpuLossOps : public LossOps {
 
  private:
   void do_cross_entropy(Tensor losses, Tensor logits, Tensor targets, float scale, const StepControl* control, Stream&) override {
-    invariant(logits.dtype == DType::f32 || logits.columns() <= workspace_floats_per_thread, "a row of logits is longer than the workspace of the loss");
+    invariant(logits.dtype == DType::f32 || logits.columns() <= workspace_floats_per_thread,
+              "a row of logits is longer than the workspace of the loss");
     parallel_ranges(logits.rows(), 1, logits.columns(), threads_, [&](int64_t begin, int64_t end) {
       float* exponentials = workspace_.part(omp_get_thread_num(), threads_).data();
       HWY_DYNAMIC_DISPATCH(cross_entropy_rows)

@@ -9,7 +9,6 @@
 
 #include <hwy/highway.h>
 
-
 #include "base/half.h"
 
 HWY_BEFORE_NAMESPACE();
