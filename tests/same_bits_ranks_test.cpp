@@ -95,7 +95,8 @@ TEST(SameBitsRanks, LogitsInSeveralChunksOfRowsGiveTheSameUpToRounding) {
     std::vector<std::string> sets = wide;
     sets.push_back("train.micro_batch_size=" + std::to_string(micro_batch_size));
     const BatchShape shape = resolve_tiny({.sets = sets}).micro_batch;
-    EXPECT_EQ(loss_chunk_rows(shape.rows(), 65536, DType::f32) < shape.rows(), micro_batch_size == 33) << "two chunks, the last one short, against one";
+    EXPECT_EQ(loss_chunk_rows(shape.rows(), 65536, DType::f32) < shape.rows(), micro_batch_size == 33)
+        << "two chunks, the last one short, against one";
     return run_tiny({.sets = sets, .steps = 1});
   };
   const TinyResult chunks = train(33), whole = train(11);

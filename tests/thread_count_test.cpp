@@ -23,7 +23,7 @@ class TeamsOf1And2And3 : public testing::TestWithParam<ModelCase> {
     sets.push_back("precision.compute=" + std::string(name_of(compute)));
     sets.push_back("precision.loss_scale=" + std::to_string(loss_scale));
     sets.insert(sets.end(), GetParam().sets.begin(), GetParam().sets.end());
-    TinyResult result = run_tiny({.sets = std::move(sets), .steps = 8});
+    TinyResult result = run_tiny({.sets = std::move(sets), .steps = 4});
     if (compute == DType::f16) {
       for (auto& [name, gradient] : result.first_gradients) {
         for (float& element : gradient) element /= loss_scale;

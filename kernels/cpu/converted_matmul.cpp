@@ -47,6 +47,7 @@ void ConvertedMatmul::multiply(const MatmulProduct& p) const {
   const bool sums_in_place = p.c.dtype == DType::f32;
   invariant(sums_in_place || !p.accumulate, "a 16-bit result is never added to");
   const int64_t m = p.m(), n = p.n(), k = p.k();
+  invariant(m > 0 && n > 0 && k > 0, "a product of matrices without elements");
   const int64_t panel = static_cast<int64_t>(std::min(panels_.a.size(), panels_.b.size()));
   const int64_t depths = (k + max_depth - 1) / max_depth, depth = (k + depths - 1) / depths, columns = std::min(n, panel / depth);
   const int64_t rows = std::min({m, panel / depth, static_cast<int64_t>(panels_.c.size()) / columns});

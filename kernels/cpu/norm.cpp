@@ -50,9 +50,10 @@ class CpuNormOps : public NormOps {
   void backward_weight(const Tensor& dweight, const Tensor& dbias, const Tensor& dn, const Tensor& h, const Tensor& mean,
                        const Tensor& rstd, const RandomStream& rounding) const {
     const int64_t H = h.columns(), chunks = (h.rows() + norm_chunk_rows - 1) / norm_chunk_rows;
-    const int64_t round = workspace_floats / (2 * H) - 1;
-    invariant(round >= 1, "a row is longer than the workspace of the norms");
-    float *totals = workspace_.part(0, 1).data(), *sums = totals + 2 * H;
+    const std::span<float> memory = workspace_.part(0, 1);  // totals [2, H] and sums [round, 2, H]
+    const int64_t round = std::max(near_floats, 4 * H) / (2 * H) - 1;
+    invariant(2 * H * (round + 1) <= static_cast<int64_t>(memory.size()), "a row is longer than the workspace holds");
+    float *totals = memory.data(), *sums = totals + 2 * H;
     std::fill_n(totals, 2 * H, 0.0f);
     for (int64_t first = 0; first < chunks; first += round) {
       const int64_t count = std::min(round, chunks - first);
@@ -69,10 +70,10 @@ class CpuNormOps : public NormOps {
     parallel_ranges(H, floats_of_a_line, rows, threads_, body);
   }
 
-  static constexpr int64_t workspace_floats = int64_t{256}
+  static constexpr int64_t near_floats = int64_t{256} << 10;  // of the workspace: what stays in a cache
                                               << 10;  // of the workspace: stays in a cache; enough for one chunk of 65536 columns
   int threads_;
-  Workspace workspace_;  // totals [2, H] and sums [chunks, 2, H]
+  Workspace workspace_;
 };
 
 }  // namespace
