@@ -71,7 +71,6 @@ class CpuNormOps : public NormOps {
   }
 
   static constexpr int64_t near_floats = int64_t{256} << 10;  // of the workspace: what stays in a cache
-                                              << 10;  // of the workspace: stays in a cache; enough for one chunk of 65536 columns
   int threads_;
   Workspace workspace_;
 };
