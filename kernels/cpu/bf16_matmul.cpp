@@ -2,8 +2,6 @@
 //
 // c = l r. A block of r, [up to 3072, columns], is packed once and met by all rows of l, a few at a time, so that these stay in the second
 // cache; panels are worked on in pieces of up to 512 in depth, so that a piece stays in the first.
-// Where both factors lie with depth contiguous (a linear layer's forward), the smaller one is packed: if that is a, c^T = b^T a^T is
-// computed and transposed on its way out.
 #include "kernels/cpu/bf16_matmul.h"
 
 #include <omp.h>
@@ -38,9 +36,9 @@ struct Bf16Factor {
 struct Bf16Matmul {
   int64_t rows, columns, depth;
   Bf16Factor l, r;
-  Tensor c;            // [rows, columns], or [columns, rows] when `turned`
+  Tensor c;            // [rows, columns]
   const bf16_t* bias;  // of c's columns, or null
-  bool turned, accumulate;
+  bool accumulate;
 };
 
 /// Rows and columns [begin, end) of one thread.
@@ -173,29 +171,6 @@ void write_rows(const Bf16Matmul& p, const float* sums, int64_t stride, int64_t 
   }
 }
 
-/// The same where c [columns, rows] is turned.
-void write_columns(const Bf16Matmul& p, const float* sums, int64_t stride, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  const hn::ScalableTag<float> d;
-  alignas(64) float turned[16 * 32];
-  const int64_t c_stride = p.c.row_stride();
-  for (int64_t i = 0; i < columns; i += 16) {
-    for (int64_t r = 0; r < rows; r += 32) {
-      for (int64_t half = 0; half < 32; half += 16) transpose_block(turned + half, 32, sums + (r + half) * stride + i, stride);
-      if (rows - r < 32) {
-        write_rows(p, turned, 32, column + i, std::min<int64_t>(16, columns - i), row + r, rows - r);
-        continue;
-      }
-      auto first = hn::Zero(d), second = first;
-      if (p.bias != nullptr) first = load(d, p.bias + row + r), second = load(d, p.bias + row + r + 16);
-      bf16_t* to = static_cast<bf16_t*>(p.c.data) + (column + i) * c_stride + row + r;
-      for (int64_t j = 0; j < std::min<int64_t>(16, columns - i); j++, to += c_stride) {
-        store(hn::Add(hn::LoadU(d, turned + 32 * j), first), d, to);
-        store(hn::Add(hn::LoadU(d, turned + 32 * j + 16), second), d, to + 16);
-      }
-    }
-  }
-}
-
 /// c's fp32 rows += or = sums.
 void write_sums(const Bf16Matmul& p, const float* sums, int64_t stride, int64_t row, int64_t rows, int64_t column, int64_t columns,
                 bool add) {
@@ -273,7 +248,7 @@ class PartOfMatmul {
     if (p_.c.dtype == DType::f32) {
       if (whole < columns) write_sums(p_, sums + whole, stride, row, rows, column + whole, columns - whole, p_.accumulate || k > 0);
     } else if (k + depth == p_.depth) {
-      (p_.turned ? write_columns : write_rows)(p_, sums, stride, row, rows, column, columns);
+      write_rows(p_, sums, stride, row, rows, column, columns);
     }
   }
 
@@ -321,21 +296,14 @@ Bf16Matmul described(const MatmulProduct& p) {
   const auto factor = [](const Tensor& matrix, bool contiguous) {
     return Bf16Factor{matrix.as<bf16_t>(), matrix.row_stride(), contiguous};
   };
-  Bf16Matmul result{.rows = p.m(),
-                    .columns = p.n(),
-                    .depth = p.k(),
-                    .l = factor(p.a, !p.transpose_a),
-                    .r = factor(p.b, p.transpose_b),
-                    .c = p.c,
-                    .bias = p.bias.empty() ? nullptr : p.bias.as<bf16_t>(),
-                    .turned = false,
-                    .accumulate = p.accumulate};
-  if (p.c.dtype == DType::bf16 && !p.transpose_a && p.transpose_b && p.m() < p.n()) {
-    std::swap(result.rows, result.columns);
-    std::swap(result.l, result.r);
-    result.turned = true;
-  }
-  return result;
+  return {.rows = p.m(),
+          .columns = p.n(),
+          .depth = p.k(),
+          .l = factor(p.a, !p.transpose_a),
+          .r = factor(p.b, p.transpose_b),
+          .c = p.c,
+          .bias = p.bias.empty() ? nullptr : p.bias.as<bf16_t>(),
+          .accumulate = p.accumulate};
 }
 
 /// Threads side by side in columns, the others in rows: so that as little as possible is packed twice.
