@@ -210,22 +210,25 @@ TEST(AttentionNumerics, GradientsOfKeysAreSummedInFp32) {
   }
 }
 
-// Token 1 alone sees key 1: with dy = 1 its gradient dv is p itself, rounded once to bf16 or, where weights are bf16 already, once before.
+// The last token alone sees the last key: with dy = 1 that key's gradient dv is p itself, rounded once to bf16 or, where weights are bf16
+// already, once before. Two and three tokens: a pair of keys is rounded together, and each is the last once.
 TEST(AttentionNumerics, WeightsAreRoundedToNearest) {
-  Operands o({.B = 500, .T = 2, .A = 1, .K = 1, .D = 8}, DType::bf16);
-  std::fill(o.dy.begin(), o.dy.end(), 1.0f);
-  const auto exact = forward_by_plain_loops<double>(o);
-  for (const Bf16Kernel kernel : {bf16_kernel_candidates().front(), Bf16Kernel::EmulatedAmx}) {
-    const Results ours = run(o, 2, kernel);
-    int others = 0;
-    for (int64_t b = 0; b < o.s.B; b++) {
-      const int64_t row = (2 * b + 1) * o.s.D;
-      double score = 0;
-      for (int64_t i = 0; i < o.s.D; i++) score += double{o.q[row + i]} * o.k[row + i];
-      const double p = std::exp(score / std::sqrt(8.0) - exact.lse[2 * b + 1]);
-      others += ours.dv[row] != rounded_to(DType::bf16, {static_cast<float>(p)})[0];
+  for (const int64_t T : {2, 3}) {
+    Operands o({.B = 500, .T = T, .A = 1, .K = 1, .D = 8}, DType::bf16);
+    std::fill(o.dy.begin(), o.dy.end(), 1.0f);
+    const auto exact = forward_by_plain_loops<double>(o);
+    for (const Bf16Kernel kernel : {bf16_kernel_candidates().front(), Bf16Kernel::EmulatedAmx}) {
+      const Results ours = run(o, 2, kernel);
+      int others = 0;
+      for (int64_t last = T - 1; last < o.N; last += T) {
+        const int64_t row = last * o.s.D;
+        double score = 0;
+        for (int64_t i = 0; i < o.s.D; i++) score += double{o.q[row + i]} * o.k[row + i];
+        const double p = std::exp(score / std::sqrt(8.0) - exact.lse[last]);
+        others += ours.dv[row] != rounded_to(DType::bf16, {static_cast<float>(p)})[0];
+      }
+      EXPECT_LE(others, o.s.B / 50) << name_of(kernel) << ": fp32's own error decides near a tie, and nowhere else";
     }
-    EXPECT_LE(others, o.s.B / 50) << name_of(kernel) << ": fp32's own error decides near a tie, and nowhere else";
   }
 }
 

@@ -201,7 +201,7 @@ void forward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, flo
   const auto [B, T, A, K, D] = heads.shape;
   const int64_t each = key_side_floats<Tiles>(D);
   const Tiles tiles(heads);
-  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, D); };
+  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, heads.shape.D); };
   for (int64_t key_tile = 0; key_tile * tile < T; key_tile++) load_for_forward(keys_of(key_tile), tiles, heads, b, shared, key_tile);
   for (int64_t head = shared * (A / K); head < (shared + 1) * (A / K); head++) {
     for (int64_t query_tile = 0; query_tile * tile < T; query_tile++) forward_on(tiles, heads, b, head, query_tile, keys_of);
@@ -299,7 +299,7 @@ void backward_head_on(const AttentionHeads& heads, int64_t b, int64_t shared, fl
   const int64_t count = (T + tile - 1) / tile, width = Tiles::padded(D), tile_floats = tile * width, each = key_side_floats<Tiles>(D);
   const float scale = score_scale(heads);
   const Tiles tiles(heads);
-  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, D); };
+  const auto keys_of = [&](int64_t key_tile) { return KeySide<Tiles>(memory + key_tile * each, heads.shape.D); };
   for (int64_t key_tile = 0; key_tile < count; key_tile++) load_for_backward(keys_of(key_tile), tiles, heads, b, shared, key_tile);
   float *dk = memory + count * each, *dv = dk + count * tile_floats;
   std::fill_n(dk, 2 * count * tile_floats, 0.0f);

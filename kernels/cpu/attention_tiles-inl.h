@@ -248,12 +248,12 @@ class Bf16Tiles {
   void copy(bf16_t* to, const AttentionHeads& heads, const AttentionHeads::Matrix& matrix, int64_t b, int64_t head, int64_t index) const {
     const int64_t count = tile_rows(heads.shape.T, index);
     const auto rows = heads.rows<bf16_t>(matrix, b, head);
-    for (int64_t c = 0; c < width_; c += panel) {
-      const int64_t n = std::min(panel, D_ - c);
-      const __mmask32 present = static_cast<__mmask32>((uint64_t{1} << n) - 1);
-      for (int64_t r = 0; r < count; r++) {
-        _mm512_store_si512(to + r * width_ + c, _mm512_maskz_loadu_epi16(present, rows[index * tile + r] + c));
-      }
+    const int64_t last = width_ - panel;
+    const __mmask32 present = static_cast<__mmask32>((uint64_t{1} << (D_ - last)) - 1);
+    for (int64_t r = 0; r < count; r++) {
+      const bf16_t* from = rows[index * tile + r];
+      for (int64_t c = 0; c < last; c += panel) _mm512_store_si512(to + r * width_ + c, _mm512_loadu_si512(from + c));
+      _mm512_store_si512(to + r * width_ + last, _mm512_maskz_loadu_epi16(present, from + last));
     }
     std::fill_n(to + count * width_, (tile - count) * width_, bf16_t());
   }

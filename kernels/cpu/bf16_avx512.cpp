@@ -26,7 +26,10 @@ TESSERA_AVX512_BF16 void multiply_rows(const Bf16Product& p, const bf16_t* a, co
 #pragma GCC unroll 16
   for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; v++) sum[r][v] = add ? _mm512_loadu_ps(c + r * p.c_stride + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < 2; v++) {
+      sum[r][v] = _mm512_setzero_ps();
+      if (add) _mm_prefetch(reinterpret_cast<const char*>(c + r * p.c_stride + 16 * v), _MM_HINT_T0);  // needed at the end
+    }
   }
   const int64_t depth = p.depth, a_stride = p.a_stride;
   for (int64_t k = 0; k < depth; k += 2) {
@@ -42,7 +45,10 @@ TESSERA_AVX512_BF16 void multiply_rows(const Bf16Product& p, const bf16_t* a, co
 #pragma GCC unroll 16
   for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; v++) _mm512_storeu_ps(c + r * p.c_stride + 16 * v, sum[r][v]);
+    for (int v = 0; v < 2; v++) {
+      float* to = c + r * p.c_stride + 16 * v;
+      _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum[r][v]) : sum[r][v]);
+    }
   }
 }
 
