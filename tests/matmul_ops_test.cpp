@@ -159,10 +159,10 @@ TEST(MatmulGradients, InBf16AreRoundedOnceByTheHalfWordOfTheirElement) {
   }
 }
 
-// With one thread the workspace holds 4 Mi sums and panels of 2 Mi elements: a result, a factor or a gradient is larger in turn.
+// With one thread the workspace holds 6 Mi sums and panels of 1 Mi elements: a gradient, a factor or a result is larger in turn.
 TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
   const RandomStream rounding(7, RandomPurpose::Rounding, "weight", 3);
-  for (const auto& [N, I, O] : {Sizes{4, 8000, 600}, Sizes{1200, 2000, 4}, Sizes{3, 12, 360000}, Sizes{2100, 16, 2200}}) {
+  for (const auto& [N, I, O] : {Sizes{4, 8000, 900}, Sizes{1200, 2000, 4}, Sizes{3, 12, 360000}, Sizes{2600, 16, 2600}}) {
     const auto x = small_integers(N * I, "x"), weight = small_integers(O * I, "weight"), bias = small_integers(O, "bias"),
                dy = small_integers(N * O, "dy");
     std::vector<float> dweight_sums(O * I, 1000), none;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/workspace.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/bf16_matmul.cpp"
@@ -49,7 +50,7 @@ struct Bf16Part {
 constexpr int64_t depth_of_block = 3072, depth_of_piece = 512, rows_in_cache = 128;
 constexpr int64_t megabyte = int64_t{1} << 20;
 constexpr int64_t packed_right_bytes = 3 * megabyte, packed_left_bytes = megabyte, sums_bytes = 4 * megabyte;
-static_assert(packed_right_bytes + packed_left_bytes + sums_bytes == bf16_matmul_workspace_bytes);
+static_assert(packed_right_bytes + packed_left_bytes + sums_bytes == packing_bytes);
 
 constexpr int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
@@ -324,19 +325,17 @@ int64_t cut(int64_t n, int64_t index, int64_t count, int64_t grain) { return std
 
 }  // namespace
 
-bool has_bf16_matmul() { return bf16_kernel_candidates().front() != Bf16Kernel::None; }
-
 void multiply_bf16(const MatmulProduct& product, std::span<std::byte> workspace, int threads, Bf16Kernel kernel) {
   invariant(product.c.dtype == DType::bf16 ? !product.accumulate : product.bias.empty(),
             "bf16 matmuls add to fp32 only, and biases to bf16");
-  invariant(static_cast<int64_t>(workspace.size()) >= threads * bf16_matmul_workspace_bytes, "the workspace of a bf16 matmul is too small");
+  invariant(static_cast<int64_t>(workspace.size()) >= threads * packing_bytes, "the workspace of a bf16 matmul is too small");
   const Bf16Matmul p = described(product);
   const int across = threads_across(p, threads), down = threads / across;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; t++) {
     const Bf16Part part{cut(p.rows, t / across, down, 32), cut(p.rows, t / across + 1, down, 32), cut(p.columns, t % across, across, 32),
                         cut(p.columns, t % across + 1, across, 32)};
-    HWY_DYNAMIC_DISPATCH(multiply_part)(p, part, kernel, workspace.data() + t * bf16_matmul_workspace_bytes);
+    HWY_DYNAMIC_DISPATCH(multiply_part)(p, part, kernel, workspace.data() + t * packing_bytes);
   }
 }
 

@@ -7,15 +7,9 @@
 
 namespace tessera {
 
-/// Bytes of workspace that each thread of multiply_bf16 uses.
-constexpr int64_t bf16_matmul_workspace_bytes = int64_t{8} << 20;
-
-/// Whether this machine has one of our bf16 kernels.
-bool has_bf16_matmul();
-
 /// A product of bf16 matrices by our own kernels. c is bf16, rounded once to nearest, or fp32; only fp32 may be accumulated into, and only
 /// bf16 has a bias (bf16, or empty). Rows may lie apart. Allocates nothing; runs on `threads` OpenMP threads.
-/// workspace: `threads` times bf16_matmul_workspace_bytes, aligned to 64 bytes. Every sum has an order of its own, so the number of threads
+/// workspace: `threads` times packing_bytes, aligned to 64 bytes. Every sum has an order of its own, so the number of threads
 /// changes no bit. InternalError on types or a workspace that do not fit.
 void multiply_bf16(const MatmulProduct& product, std::span<std::byte> workspace, int threads,
                    Bf16Kernel kernel = bf16_kernel_candidates().front());

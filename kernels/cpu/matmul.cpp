@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "kernels/cpu/bf16_matmul.h"
 #include "kernels/cpu/converted_matmul.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/library_matmul.h"
@@ -15,11 +16,11 @@ namespace tessera {
 namespace {
 
 /// Ways to multiply, by the names of the tuning table.
-enum class Kernel : uint8_t { Sgemm, Primitive, Converted };
-constexpr std::array<const char*, 3> kernel_names = {"sgemm", "primitive", "converted"};
+enum class Kernel : uint8_t { Sgemm, Primitive, Converted, Avx512Bf16, Amx };
+constexpr std::array<const char*, 5> kernel_names = {"sgemm", "primitive", "converted", "avx512-bf16", "amx"};
 
-/// Half of the workspace holds fp32 sums on their way to a 16-bit result or a gradient; the other half two converted panels, or what oneDNN
-/// wants to note down.
+/// The workspace begins with fp32 sums on their way to a 16-bit result or a gradient; behind them stand packed or converted panels, or what
+/// oneDNN wants to note down.
 class CpuMatmulOps : public MatmulOps {
  public:
   CpuMatmulOps(int threads, const Tensor& workspace) : threads_(threads), workspace_(workspace) {}
@@ -44,9 +45,15 @@ class CpuMatmulOps : public MatmulOps {
       if (kind == OpKind::LinearBackwardWeight) return {Kernel::Sgemm};
       return {Kernel::Sgemm, Kernel::Primitive};
     }
-    if (library_.multiplies_fast(dtype)) return {Kernel::Primitive, Kernel::Converted};
-    if (library_.multiplies(dtype)) return {Kernel::Converted, Kernel::Primitive};
-    return {Kernel::Converted};
+    std::vector<Kernel> kernels = {Kernel::Converted};
+    if (library_.multiplies(dtype)) kernels.insert(library_.multiplies_fast(dtype) ? kernels.begin() : kernels.end(), Kernel::Primitive);
+    if (dtype == DType::bf16) {
+      for (const Bf16Kernel own : bf16_kernel_candidates()) {
+        if (own == Bf16Kernel::Avx512Bf16) kernels.push_back(Kernel::Avx512Bf16);
+        if (own == Bf16Kernel::Amx) kernels.push_back(Kernel::Amx);
+      }
+    }
+    return kernels;
   }
 
   Kernel kernel_for(OpKind kind, const ShapeKey& shape) const {
@@ -81,16 +88,24 @@ class CpuMatmulOps : public MatmulOps {
     }
   }
 
-  std::span<float> sums() const { return workspace_.part(0, 2); }
+  size_t panel_bytes() const { return static_cast<size_t>(threads_ * packing_bytes); }
+  std::span<float> sums() const { return as_floats(workspace_.whole().first(workspace_.whole().size() - panel_bytes())); }
+  std::span<std::byte> panels() const { return workspace_.whole().last(panel_bytes()); }
 
   void multiply(Kernel kernel, const MatmulProduct& product) {
     switch (kernel) {
       case Kernel::Sgemm:
         return multiply_fp32_with_bias(product);
       case Kernel::Primitive:
-        return library_.multiply(product, std::as_writable_bytes(workspace_.part(1, 2)));
-      case Kernel::Converted:
-        return ConvertedMatmul({.a = workspace_.part(2, 4), .b = workspace_.part(3, 4), .c = sums()}, threads_).multiply(product);
+        return library_.multiply(product, panels());
+      case Kernel::Converted: {
+        const std::span<std::byte> both = panels(), a = both.first(both.size() / 2), b = both.last(both.size() / 2);
+        return ConvertedMatmul({.a = as_floats(a), .b = as_floats(b), .c = sums()}, threads_).multiply(product);
+      }
+      case Kernel::Avx512Bf16:
+        return multiply_bf16(product, panels(), threads_, Bf16Kernel::Avx512Bf16);
+      case Kernel::Amx:
+        return multiply_bf16(product, panels(), threads_, Bf16Kernel::Amx);
     }
   }
 

@@ -4,12 +4,16 @@
 
 namespace tessera {
 
-std::span<float> Workspace::part(int64_t index, int64_t count) const {
+std::span<std::byte> Workspace::whole() const {
   invariant(!memory_.empty(), "a device's ops need its memory: reserve comes first");
+  return {static_cast<std::byte*>(memory_.data), static_cast<size_t>(memory_.bytes())};
+}
+
+std::span<float> Workspace::part(int64_t index, int64_t count) const {
   constexpr int64_t line = 64;
-  const int64_t each = memory_.bytes() / count / line * line;
-  char* begin = static_cast<char*>(memory_.data) + index * each;
-  return {reinterpret_cast<float*>(begin), static_cast<size_t>(each) / sizeof(float)};
+  const std::span<std::byte> bytes = whole();
+  const int64_t each = static_cast<int64_t>(bytes.size()) / count / line * line;
+  return as_floats(bytes.subspan(static_cast<size_t>(index * each), static_cast<size_t>(each)));
 }
 
 }  // namespace tessera
