@@ -91,7 +91,8 @@ MemoryTable predict_memory(const MemoryQuestion& question, int rank) {
   if (question.states > 0) add(MemoryCategory::OptimizerStates, &ModelBytes::states);
   add(MemoryCategory::Activations, &ModelBytes::activations);
   if (question.workspace_bytes > 0) {
-    table.add({.rank = rank, .space = MemorySpace::Device, .category = MemoryCategory::Workspace, .formula_bytes = question.workspace_bytes});
+    table.add(
+        {.rank = rank, .space = MemorySpace::Device, .category = MemoryCategory::Workspace, .formula_bytes = question.workspace_bytes});
   }
   return table;
 }
