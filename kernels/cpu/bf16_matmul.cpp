@@ -33,7 +33,7 @@ struct Bf16Factor {
   bool depth_contiguous;  // at i * stride + k, else at k * stride + i
 };
 
-/// l r with the result where the caller wants it.
+/// c = l r.
 struct Bf16Matmul {
   int64_t rows, columns, depth;
   Bf16Factor l, r;
