@@ -3,19 +3,15 @@
 
     tools/fetch_onednn.py [FOLDER]
 
-By pip where there is one, so that the index, the proxy and the cache set up for it serve; otherwise over HTTPS. Done once: what is there
-and is the pinned one is kept, without a look at the network.
+By pip, so that the index, the proxy and the cache set up for it serve. Done once: what is there and is the pinned one is kept, without a
+look at the network.
 Exit status: 0 it is there; 3 it could not be had, and a line says why; 1 what came is not what is pinned, or could not be kept.
 """
 import hashlib
-import html.parser
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.parse
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -25,36 +21,15 @@ PINS = [("onednn-cpu-gomp", "2023.2.0", "2f22a54d6a890ed14bfa185d42a4be65d8b5b1d
         ("onednn-devel-cpu-gomp", "2023.2.0", "9763c69e8c907e119056bd52ad918ca84ac9ba939d130a99dfa95ccca3e5e284")]
 LIBRARY = "libdnnl.so.3.2"
 LINKS = ["libdnnl.so.3", "libdnnl.so"]  # the wheel holds three copies
-INDEX = "https://pypi.org/simple"       # where pip is missing and PIP_INDEX_URL says nothing else
-TIMEOUT_SECONDS = 15                    # for a connection or the next piece of a file
+TIMEOUT_SECONDS = 15  # for a connection
 
 
 class Unavailable(Exception):
     """The wheels cannot be had from here; the system's oneDNN may serve."""
 
 
-class Links(html.parser.HTMLParser):
-    """href by text of every link of a page."""
-
-    def __init__(self):
-        super().__init__()
-        self.hrefs, self.href = {}, None
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "a":
-            self.href = dict(attrs).get("href")
-
-    def handle_data(self, data):
-        if self.href and data.strip():
-            self.hrefs[data.strip()], self.href = self.href, None
-
-
 def wheel_name(project, version):
     return f"{project.replace('-', '_')}-{version}-py2.py3-none-manylinux1_x86_64.whl"
-
-
-def has_pip():
-    return subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
 
 
 def download_by_pip(folder):
@@ -65,24 +40,6 @@ def download_by_pip(folder):
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise Unavailable("pip: " + next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1]))
-
-
-def download_from_index(folder):
-    index = os.environ.get("PIP_INDEX_URL") or INDEX
-    try:
-        for project, version, _ in PINS:
-            name = wheel_name(project, version)
-            request = urllib.request.Request(f"{index.rstrip('/')}/{project}/", headers={"Accept": "text/html"})
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as page:
-                links, base = Links(), page.geturl()
-                links.feed(page.read().decode())
-            if name not in links.hrefs:
-                raise Unavailable(f"{index} has no {name}")
-            with urllib.request.urlopen(urllib.parse.urljoin(base, links.hrefs[name]), timeout=TIMEOUT_SECONDS) as source, \
-                 open(folder / name, "wb") as target:
-                shutil.copyfileobj(source, target)
-    except (OSError, ValueError) as error:  # urllib's errors are OSErrors; an address that is none is a ValueError
-        raise Unavailable(f"{index}: {error}") from error
 
 
 def unpack(wheels, folder):
@@ -103,7 +60,7 @@ def pinned_sums():
     return "".join(f"{sha256}  {wheel_name(project, version)}\n" for project, version, sha256 in PINS)
 
 
-def fetch(folder, download=None):
+def fetch(folder, download=download_by_pip):
     """Whether anything had to be fetched. Unavailable; ValueError when a file is not the pinned one; OSError."""
     stamp = folder / "SHA256SUMS"
     if stamp.is_file() and stamp.read_text() == pinned_sums():
@@ -112,7 +69,7 @@ def fetch(folder, download=None):
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         wheels, unpacked = Path(work) / "wheels", Path(work) / "unpacked"
         wheels.mkdir()
-        (download or (download_by_pip if has_pip() else download_from_index))(wheels)
+        download(wheels)
         for project, version, expected in PINS:
             name = wheel_name(project, version)
             if not (wheels / name).is_file():

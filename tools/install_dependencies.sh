@@ -22,8 +22,8 @@ cmake               | cmake      | build, version 3.25 or newer
 ninja-build         | ninja      | build
 pkg-config          | pkg-config | finds the libraries
 git                 | git        | lists the files that the checks read
-python3             | python3    | fetches oneDNN, checks the sources, counts tests (3.11 or newer, no modules)
-ca-certificates     |            | HTTPS, to fetch oneDNN
+python3             | python3    | checks the sources, counts tests (3.11 or newer, no modules)
+python3-pip         | pip3       | fetches oneDNN
 libhwy-dev          |            | Google Highway: SIMD loops with run-time dispatch
 libsentencepiece-dev |           | SentencePiece: tokenizer
 libtomlplusplus-dev |            | toml++: configuration files
