@@ -226,7 +226,7 @@ void TrainingRun::write_config() const {
   if (failed)
     throw DataError({fmt::format("{} cannot be made: {}", options_.run_dir.string(), failed.message()), options_.run_dir.string(), {}, {}});
   write_text_atomically(files_.config, write_toml(run_.config));
-  if (!tuning_.empty()) write_text_atomically(files_.tuning, tuning_text(tuning_, device_->traits()));
+  if (!tuning_.empty()) write_text_atomically(files_.tuning, tuning_text(tuning_));
 }
 
 int64_t TrainingRun::eval_batches() const {

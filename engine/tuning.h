@@ -9,16 +9,15 @@
 
 namespace tessera {
 
-/// A tuning table as the text of tuning.json: the device, then each op with what was chosen and the seconds of every candidate.
-std::string tuning_text(const TuningTable& table, const DeviceTraits& device);
-/// DataError naming `where` and the place when the text is no tuning table.
+/// A tuning table as the text of tuning.json: each op with what was chosen, the seconds of every candidate, and the device.
+std::string tuning_text(const TuningTable& table);
+/// DataError naming `where` and the place when the text is no tuning table. An op or a type of another version gets the kind Count.
 TuningTable read_tuning(const std::string& text, const std::string& where);
-/// Whether the table of this text was measured on such a device, with as many threads.
-bool is_tuning_of(const std::string& text, const DeviceTraits& device);
 
-/// Makes every rank's device compute the ops of `trace` alike, as train.tuning says. Those that `saved` (the text of an earlier tuning.json
-/// of the run, or nothing) does not know are timed by the lowest rank that runs them. The table is the same on every rank. Collective;
-/// the device has memory, of which nothing is taken. Messages, on rank 0 only: tables of other devices, ops that are unknown here.
+/// Makes every rank's device compute the ops of `trace` alike, as train.tuning says. `saved`, the text of an earlier tuning.json of the run
+/// (rank 0; empty where there is none), comes before a file that train.tuning names. What neither knows is timed by the lowest rank that
+/// runs it ("measure"), or left to the rule. The table is the same on every rank. Collective; the device has memory, of which nothing is
+/// taken. Messages, on rank 0 only: tables of other devices, ops that are unknown here.
 TuningTable tune(const ResolvedRun& run, const Trace& trace, const std::string& saved, Device& device, HostGroup& host, Messages& messages);
 
 }  // namespace tessera

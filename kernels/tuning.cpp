@@ -1,6 +1,8 @@
 // B batch   T tokens   A query heads   K key/value heads   D head width   N rows   I inputs   O outputs
 #include "kernels/tuning.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -89,13 +91,18 @@ double seconds_of(const Call& call) {
 
 }  // namespace
 
+std::string device_text(const DeviceTraits& device) {
+  return fmt::format("{}, {}, {} thread{}", device.name, device.isa, device.threads, device.threads == 1 ? "" : "s");
+}
+
 TuningTable ops_to_tune(Device& device, const Trace& trace) {
   TuningTable table;
   for (const TraceEntry& entry : trace) {
     const auto& [kind, shape] = std::tie(entry.info.kind, entry.info.shape);
     if (!family_of(device, kind) || find(table, kind, shape)) continue;
     const auto candidates = candidates_of(device, kind, shape);
-    if (candidates.size() > 1) table.push_back({.kind = kind, .shape = shape, .choice = candidates.front(), .measured = {}});
+    if (candidates.size() > 1)
+      table.push_back({.kind = kind, .shape = shape, .choice = candidates.front(), .measured = {}, .device = device_text(device.traits())});
   }
   return table;
 }
@@ -106,6 +113,7 @@ TunedOp measured(Device& device, const TunedOp& op) {
   if (!operands.fits()) return op;
   std::memset(operands.used().data(), 0x3c, operands.used().size());  // about 0.01, or 1 in fp16: no zeros, no denormals
   TunedOp result = op;
+  result.device = device_text(device.traits());
   result.measured.clear();
   for (const std::string& name : candidates_of(device, op.kind, op.shape)) result.measured.push_back({name, 1e9});
   constexpr int rounds = 4;  // in turns, so that what else the machine does meets all of them; the first is the warm-up

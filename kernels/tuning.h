@@ -7,6 +7,7 @@
 namespace tessera {
 
 class Device;
+struct DeviceTraits;
 
 /// A family of ops that computes some of them in more than one way. The choice changes rounding, and nothing else.
 class Tunable {
@@ -14,6 +15,8 @@ class Tunable {
   virtual ~Tunable() = default;
   /// Names of the ways to compute the op, the one that a fixed rule takes first. Fewer than two: nothing to choose.
   virtual std::vector<std::string> candidates(OpKind, const ShapeKey&) const { return {}; }
+  /// Name of the way in which the op is computed now; empty where there is one way only.
+  virtual std::string choice(OpKind, const ShapeKey&) const { return {}; }
   /// From now on the op is computed so. `candidate` is one of candidates().
   virtual void choose(OpKind, const ShapeKey&, const std::string& candidate);
 };
@@ -30,12 +33,16 @@ struct TunedOp {
   ShapeKey shape;
   std::string choice;
   std::vector<TimedCandidate> measured;
+  std::string device;  // where it was measured: device_text of its traits
 };
 
 /// What was chosen for the ops of a run: the tuning table.
 using TuningTable = std::vector<TunedOp>;
 /// nullptr when the table does not know the op.
 const TunedOp* find(const TuningTable& table, OpKind kind, const ShapeKey& shape);
+
+/// "AMD EPYC, AVX3, 2 threads": what timings depend on.
+std::string device_text(const DeviceTraits& device);
 
 /// The distinct ops of a trace that this device computes in more than one way, each with the rule's choice.
 TuningTable ops_to_tune(Device& device, const Trace& trace);

@@ -288,7 +288,12 @@ TEST_F(TrainingRunRanks, ATuningTableOfAnotherPlaceIsUsedAndAMissingOneRefused) 
   const std::string table = RunFiles(directory_ / "first").tuning.string();
   train({"train.steps=4", "train.tuning=" + table}, 1, false, "second");
   EXPECT_EQ(read_config_file(RunFiles(directory_ / "second").tuning), read_config_file(table));
-  EXPECT_THROW(train({"train.tuning=" + (directory_ / "nothing.json").string()}, 2, false, "third"), DataError);
+  std::ofstream(directory_ / "empty.json").close();
+  for (const char* name : {"nothing.json", "empty.json"}) {
+    EXPECT_THROW(train({"train.tuning=" + (directory_ / name).string()}, 2, false, "third"), DataError) << name;
+  }
+  std::filesystem::remove(table);
+  EXPECT_TRUE(train({"train.steps=6", "train.tuning=" + table}, 1, true, "second").finished()) << "the run's own table serves";
 }
 
 TEST_F(TrainingRunRanks, DataThatAreMissingShortOrBeyondTheVocabularyAreRefused) {

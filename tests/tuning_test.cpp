@@ -45,7 +45,8 @@ TEST(Tuning, FindsEveryDistinctOpThatHasAChoice) {
 
 TEST(Tuning, TimesEveryCandidateOnMemoryNobodyHasYetAndLeavesZeros) {
   const auto device = device_with(1 << 20);
-  const TunedOp op = measured(*device, {.kind = OpKind::LinearForward, .shape = small_linear, .choice = "sgemm", .measured = {}});
+  const TunedOp op =
+      measured(*device, {.kind = OpKind::LinearForward, .shape = small_linear, .choice = "sgemm", .measured = {}, .device = {}});
   ASSERT_EQ(op.measured.size(), device->matmul().candidates(op.kind, op.shape).size());
   for (const TimedCandidate& candidate : op.measured) {
     EXPECT_GT(candidate.seconds, 0);
@@ -58,31 +59,31 @@ TEST(Tuning, TimesEveryCandidateOnMemoryNobodyHasYetAndLeavesZeros) {
 
 TEST(Tuning, WhereMemoryIsTooSmallTheRuleStays) {
   const auto device = device_with(1024);
-  const TunedOp op = measured(*device, {.kind = OpKind::LinearForward, .shape = small_linear, .choice = "sgemm", .measured = {}});
+  const TunedOp op =
+      measured(*device, {.kind = OpKind::LinearForward, .shape = small_linear, .choice = "sgemm", .measured = {}, .device = {}});
   EXPECT_EQ(op.choice, "sgemm");
   EXPECT_TRUE(op.measured.empty());
 }
 
 TEST(Tuning, ATableBecomesTextAndATableAgain) {
-  const auto device = Device::cpu(1);
   const TuningTable table = {{.kind = OpKind::LinearBackwardInput,
                               .shape = {{1, 2, 3}, DType::bf16},
                               .choice = "converted",
-                              .measured = {{"primitive", 0.5}, {"converted", 0.25}}}};
-  const std::string text = tuning_text(table, device->traits());
-  EXPECT_TRUE(is_tuning_of(text, device->traits()));
-  EXPECT_FALSE(is_tuning_of(text, Device::cpu(2)->traits()));
-  const TuningTable again = read_tuning(text, "here");
+                              .measured = {{"primitive", 0.5}, {"converted", 0.25}},
+                              .device = "a machine, 3 threads"}};
+  const TuningTable again = read_tuning(tuning_text(table), "here");
   ASSERT_EQ(again.size(), 1u);
   EXPECT_EQ(again[0].kind, table[0].kind);
   EXPECT_EQ(again[0].shape, table[0].shape);
   EXPECT_EQ(again[0].choice, "converted");
   ASSERT_EQ(again[0].measured.size(), 2u);
   EXPECT_EQ(again[0].measured[1].seconds, 0.25);
+  EXPECT_EQ(again[0].device, "a machine, 3 threads");
 }
 
 TEST(Tuning, ATextThatIsNoTableIsRefusedByName) {
-  for (const char* text : {"", "{}", "[1]", R"({"ops": [{"op": "linear_forward"}]})"}) {
+  for (const char* text : {"", "{}", "[1]", R"({"ops": [{"op": "linear_forward"}]})",
+                           R"({"ops": [{"op": 7, "shape": [], "dtype": "fp32", "choice": "", "seconds": {}, "device": ""}]})"}) {
     try {
       read_tuning(text, "some.json");
       FAIL() << text;
@@ -94,28 +95,36 @@ TEST(Tuning, ATextThatIsNoTableIsRefusedByName) {
 
 TEST(Tuning, WhatIsUnknownHereIsLeftToTheRuleAndCounted) {
   const auto device = device_with(1 << 20);
-  EXPECT_EQ(choose(*device, {{.kind = OpKind::LinearForward, .shape = small_linear, .choice = "tensor cores", .measured = {}},
-                             {.kind = OpKind::Count, .shape = small_linear, .choice = "sgemm", .measured = {}},
-                             {.kind = OpKind::LinearForward, .shape = small_linear, .choice = "primitive", .measured = {}}}),
+  EXPECT_EQ(choose(*device, {{.kind = OpKind::LinearForward, .shape = small_linear, .choice = "tensor cores", .measured = {}, .device = {}},
+                             {.kind = OpKind::Count, .shape = small_linear, .choice = "sgemm", .measured = {}, .device = {}},
+                             {.kind = OpKind::LinearForward, .shape = small_linear, .choice = "primitive", .measured = {}, .device = {}}}),
             2);
 }
 
-/// The text of each rank's table, and how many ops each rank timed.
+/// The text of each rank's table, how many ops each rank can choose for, and what its device computes each op of its table with.
 struct RanksTables {
   std::vector<std::string> texts;
   std::vector<size_t> listed;
+  std::vector<std::vector<std::string>> in_use;
 };
+
+std::string in_use(Device& device, const TunedOp& op) {
+  return is_linear(op.kind) ? device.matmul().choice(op.kind, op.shape) : device.attention().choice(op.kind, op.shape);
+}
 
 RanksTables tune_ranks(const TinyRun& tiny, const std::string& saved) {
   const ResolvedRun run = resolve_tiny(tiny);
-  RanksTables tables{std::vector<std::string>(tiny.ranks), std::vector<size_t>(tiny.ranks)};
+  const auto ranks = static_cast<size_t>(tiny.ranks);
+  RanksTables tables{std::vector<std::string>(ranks), std::vector<size_t>(ranks), std::vector<std::vector<std::string>>(ranks)};
   run_thread_ranks(tiny.ranks, [&](HostGroup& host) {
     const auto device = Device::cpu(1);
     const DryRun dry = dry_run(run, host.rank(), device->traits(), true);
     device->reserve(dry.size);
     Messages messages;
     tables.listed[host.rank()] = ops_to_tune(*device, dry.trace).size();
-    tables.texts[host.rank()] = tuning_text(tune(run, dry.trace, saved, *device, host, messages), device->traits());
+    const TuningTable table = tune(run, dry.trace, host.rank() == 0 ? saved : "", *device, host, messages);
+    tables.texts[host.rank()] = tuning_text(table);
+    for (const TunedOp& op : table) tables.in_use[host.rank()].push_back(in_use(*device, op));
   });
   return tables;
 }
@@ -131,6 +140,24 @@ TEST(TuningRanks, EveryRankGetsTheSameTableAndNoOpIsTimedTwice) {
     EXPECT_EQ(&op, find(table, op.kind, op.shape));
     EXPECT_FALSE(op.measured.empty());
   }
+}
+
+TEST(TuningRanks, EveryRankComputesAsTheTableSaysWhetherItTimedTheOpOrNot) {
+  for (const std::string dtype : {"fp32", "bf16"}) {
+    const TinyRun tiny{.sets = {"parallel.pp=2", "train.tuning=measure", "precision.compute=" + dtype}, .ranks = 2};
+    TuningTable table = read_tuning(tune_ranks(tiny, {}).texts[0], "the table");
+    std::vector<std::string> choices;
+    for (TunedOp& op : table) choices.push_back(op.choice = op.measured.back().name);  // the rule's is the first
+    const RanksTables tables = tune_ranks(tiny, tuning_text(table));
+    EXPECT_EQ(tables.in_use[0], choices);
+    EXPECT_EQ(tables.in_use[1], choices);
+  }
+}
+
+TEST(TuningRanks, AnOpOfAnotherVersionIsDroppedFromTheTable) {
+  const std::string other = R"({"ops": [{"op": "conv", "shape": [1], "dtype": "fp8", "choice": "x", "seconds": {}, "device": "y"}]})";
+  const TinyRun tiny{.sets = {"train.tuning=measure"}};
+  EXPECT_EQ(tune_ranks(tiny, other).listed[0], read_tuning(tune_ranks(tiny, other).texts[0], "the table").size());
 }
 
 TEST(TuningRanks, WhatWasSavedIsNotTimedAgain) {

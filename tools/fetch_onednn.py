@@ -79,8 +79,13 @@ def fetch(folder, download=download_by_pip):
                 raise ValueError(f"{name} is not the pinned file: its SHA-256 is {found}, expected {expected}")
         unpack([wheels / wheel_name(project, version) for project, version, _ in PINS], unpacked)
         (unpacked / stamp.name).write_text(pinned_sums())
-        shutil.rmtree(folder, ignore_errors=True)
-        unpacked.rename(folder)  # at once: nobody sees half of it
+        if folder.exists():
+            shutil.rmtree(folder)
+        try:
+            unpacked.rename(folder)  # at once: nobody sees half of it
+        except OSError:
+            if not stamp.is_file() or stamp.read_text() != pinned_sums():  # else another process was faster
+                raise
     return True
 
 

@@ -23,7 +23,6 @@ ninja-build         | ninja      | build
 pkg-config          | pkg-config | finds the libraries
 git                 | git        | lists the files that the checks read
 python3             | python3    | checks the sources, counts tests (3.11 or newer, no modules)
-python3-pip         | pip3       | fetches oneDNN
 libhwy-dev          |            | Google Highway: SIMD loops with run-time dispatch
 libsentencepiece-dev |           | SentencePiece: tokenizer
 libtomlplusplus-dev |            | toml++: configuration files
@@ -32,6 +31,9 @@ nlohmann-json3-dev  |            | JSON: metrics, reports, checkpoints
 libfmt-dev          |            | fmt: formatting
 libxxhash-dev       |            | xxHash: checksums of checkpoints
 libgtest-dev        |            | GoogleTest: tests
+"
+pip_package="
+python3-pip         |            | fetches oneDNN 3.2: only where neither that nor a oneDNN of the system is there
 "
 onednn_package="
 libdnnl-dev         |            | oneDNN, matrix products on the CPU: only where 3.2 cannot be fetched from PyPI
@@ -55,7 +57,7 @@ for argument in "$@"; do
 done
 
 rows() { tr -d '\t' <<<"$1" | sed -e '/^ *$/d' -e 's/ *| */|/g'; }
-print_purposes() { rows "$packages$onednn_package" | awk -F'|' '{ printf "  %-22s %s\n", $1, $3 }'; }
+print_purposes() { rows "$packages$pip_package$onednn_package" | awk -F'|' '{ printf "  %-22s %s\n", $1, $3 }'; }
 is_installed() {  # PACKAGE COMMAND
   if [[ -n $2 ]] && command -v "$2" >/dev/null; then return 0; fi
   [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true) == installed ]]
@@ -134,6 +136,8 @@ install_missing "$packages"
 if [[ -n ${DNNL_ROOT:-} ]]; then
   echo "dependencies: oneDNN from DNNL_ROOT, $DNNL_ROOT"
 else
+  has_pip() { python3 -m pip --version >/dev/null 2>&1; }
+  if [[ ! -f .dependencies/onednn/SHA256SUMS ]] && ! has_pip && ! is_installed libdnnl-dev ""; then install_missing "$pip_package"; fi
   status=0
   python3 tools/fetch_onednn.py || status=$?
   case $status in

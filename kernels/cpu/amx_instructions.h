@@ -72,15 +72,15 @@ struct AmxEmulation {
   template <int c, int a, int b>
   static void dot() {
     for (int r = 0; r < 16; r++) {
-      for (int k = 0; k < 16; k++) {
-        const uint32_t left = tiles[a].words[r * 16 + k];
-        for (int column = 0; column < 16; column++) {
-          const uint32_t right = tiles[b].words[k * 16 + column];
-          float sum = number(tiles[c].words[r * 16 + column]);
-          sum += number(left << 16) * number(right << 16);
-          sum += number(left & 0xFFFF0000u) * number(right & 0xFFFF0000u);
-          std::memcpy(&tiles[c].words[r * 16 + column], &sum, sizeof sum);
+      for (int column = 0; column < 16; column++) {
+        float even = 0, odd = 0;  // the instruction's own order; it also flushes denormals, which this does not
+        for (int k = 0; k < 16; k++) {
+          const uint32_t left = tiles[a].words[r * 16 + k], right = tiles[b].words[k * 16 + column];
+          even += number(left << 16) * number(right << 16);
+          odd += number(left & 0xFFFF0000u) * number(right & 0xFFFF0000u);
         }
+        const float sum = number(tiles[c].words[r * 16 + column]) + (even + odd);
+        std::memcpy(&tiles[c].words[r * 16 + column], &sum, sizeof sum);
       }
     }
   }

@@ -432,6 +432,10 @@ class CpuAttentionOps : public AttentionOps {
     return names;
   }
 
+  std::string choice(OpKind kind, const ShapeKey& shape) const override {
+    return shape.dtype == DType::bf16 ? std::string(name_of(kernel_for(kind, shape))) : std::string();
+  }
+
   void choose(OpKind kind, const ShapeKey& shape, const std::string& candidate) override {
     choices_[{kind, shape}] = bf16_kernel_named(candidate);
   }
@@ -440,7 +444,7 @@ class CpuAttentionOps : public AttentionOps {
   void do_attention_forward(Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, AttentionShape shape, Stream&) override {
     AttentionHeads heads{.shape = shape,
                          .dtype = q.dtype,
-                         .bf16_kernel = kernel_for(OpKind::AttentionForward, shape, q.dtype),
+                         .bf16_kernel = kernel_for(OpKind::AttentionForward, attention_shape(shape, q.dtype)),
                          .q = matrix(q),
                          .k = matrix(k),
                          .v = matrix(v),
@@ -457,7 +461,7 @@ class CpuAttentionOps : public AttentionOps {
                              AttentionShape shape, Stream&) override {
     AttentionHeads heads{.shape = shape,
                          .dtype = q.dtype,
-                         .bf16_kernel = kernel_for(OpKind::AttentionBackward, shape, q.dtype),
+                         .bf16_kernel = kernel_for(OpKind::AttentionBackward, attention_shape(shape, q.dtype)),
                          .q = matrix(q),
                          .k = matrix(k),
                          .v = matrix(v),
@@ -504,8 +508,8 @@ class CpuAttentionOps : public AttentionOps {
     for (int64_t i = 0; i < rows * tiles; i++) task(i / tiles / heads, i / tiles % heads, i % tiles);
   }
 
-  Bf16Kernel kernel_for(OpKind kind, const AttentionShape& shape, DType dtype) const {
-    const auto chosen = choices_.find({kind, attention_shape(shape, dtype)});
+  Bf16Kernel kernel_for(OpKind kind, const ShapeKey& shape) const {
+    const auto chosen = choices_.find({kind, shape});
     return chosen == choices_.end() ? bf16_kernel_candidates().front() : chosen->second;
   }
 

@@ -14,7 +14,7 @@ namespace tessera {
 ///   c [rows, 32 panels]      row-major
 /// depth is even. A kernel may work on whole blocks: a and c have room for the next multiple of 16 rows (what c holds there is undefined
 /// afterwards), a's rows and b's panels for the next multiple of 32 in depth, filled up with zeros.
-/// Each element is one sum over depth in order, added to c at its end, whatever the sizes; AMX begins with c.
+/// The order in which an element's terms are added is the kernel's own, and the same whatever the sizes.
 struct Bf16Product {
   int64_t rows, panels, depth;
   const bf16_t* a;

@@ -197,8 +197,9 @@ class PartOfMatmul {
 
   void run(const Bf16Part& part) {
     const int64_t deepest = std::min(depth_of_block, up_to(p_.depth, 32));
-    // Blocks of r that fit; where depth needs several, their sums must fit as well.
-    const int64_t fitting = packed_right_bytes / 2 / panel_stride(deepest) * panel;
+    // Columns whose packed panels fit, and the sums of a block of rows; where depth needs several blocks, the sums of more rows.
+    constexpr int64_t most = sums_bytes / 4 / rows_in_cache / panel * panel;
+    const int64_t fitting = std::min(most, packed_right_bytes / 2 / panel_stride(deepest) * panel);
     const bool sums_wait = p_.c.dtype == DType::bf16 && p_.depth > depth_of_block;
     for (int64_t column = part.column_begin; column < part.column_end; column += fitting) {
       const int64_t columns = std::min(fitting, part.column_end - column);
@@ -325,9 +326,12 @@ int64_t cut(int64_t n, int64_t index, int64_t count, int64_t grain) { return std
 
 }  // namespace
 
+bool has_bf16_matmul() { return (hwy::SupportedTargets() & HWY_AVX3) != 0; }
+
 void multiply_bf16(const MatmulProduct& product, std::span<std::byte> workspace, int threads, Bf16Kernel kernel) {
   invariant(product.c.dtype == DType::bf16 ? !product.accumulate : product.bias.empty(),
             "bf16 matmuls add to fp32 only, and biases to bf16");
+  invariant(has_bf16_matmul(), "bf16 matmuls need AVX-512");  // here, because nothing may be thrown on a team's thread
   invariant(static_cast<int64_t>(workspace.size()) >= threads * packing_bytes, "the workspace of a bf16 matmul is too small");
   const Bf16Matmul p = described(product);
   const int across = threads_across(p, threads), down = threads / across;

@@ -7,6 +7,9 @@
 
 namespace tessera {
 
+/// Whether this machine has what all of our kernels need around their products: AVX-512.
+bool has_bf16_matmul();
+
 /// A product of bf16 matrices by our own kernels. c is bf16, rounded once to nearest, or fp32; only fp32 may be accumulated into, and only
 /// bf16 has a bias (bf16, or empty). Rows may lie apart. Allocates nothing; runs on `threads` OpenMP threads.
 /// workspace: `threads` times packing_bytes, aligned to 64 bytes. Every sum has an order of its own, so the number of threads

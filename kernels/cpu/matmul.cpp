@@ -31,6 +31,10 @@ class CpuMatmulOps : public MatmulOps {
     return names;
   }
 
+  std::string choice(OpKind kind, const ShapeKey& shape) const override {
+    return kernel_names[static_cast<size_t>(kernel_for(kind, shape))];
+  }
+
   void choose(OpKind kind, const ShapeKey& shape, const std::string& candidate) override {
     const auto known = std::ranges::find(kernel_names, candidate);
     invariant(known != kernel_names.end(), "linear layers know no such candidate");
@@ -47,7 +51,7 @@ class CpuMatmulOps : public MatmulOps {
     }
     std::vector<Kernel> kernels = {Kernel::Converted};
     if (library_.multiplies(dtype)) kernels.insert(library_.multiplies_fast(dtype) ? kernels.begin() : kernels.end(), Kernel::Primitive);
-    if (dtype == DType::bf16) {
+    if (dtype == DType::bf16 && has_bf16_matmul()) {
       for (const Bf16Kernel own : bf16_kernel_candidates()) {
         if (own == Bf16Kernel::Avx512Bf16) kernels.push_back(Kernel::Avx512Bf16);
         if (own == Bf16Kernel::Amx) kernels.push_back(Kernel::Amx);
