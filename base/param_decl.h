@@ -24,6 +24,7 @@ struct ParamDecl {
   Init init;
   bool decay = false;  // weight decay applies
   bool trainable = true;
+  bool linear = false;    // the weight of a linear layer, which may also be kept packed
   bool adjacent = false;  // stands right behind the previous declaration in its bucket, so that both are one fused weight (q|k|v)
   std::string tied_to;    // the name of the parameter whose values this one repeats (the head under tied embeddings), or empty
 };

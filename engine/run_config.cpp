@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "kernels/matmul_ops.h"
 
 namespace tessera {
 
@@ -183,6 +184,25 @@ static Precision resolve_precision(const PrecisionConfig& config, const ConfigSo
   return precision;
 }
 
+/// Packing a weight costs about as much as 2048 tokens gain by it.
+static bool resolve_packed_weights(const ResolvedRun& run, const ConfigSource& source) {
+  constexpr int64_t worth_it_tokens = 2048;
+  const std::string& key = run.config.precision.packed_weights;
+  if (key == "off") return false;
+  if (key == "auto") {
+    const int64_t tokens = run.tokens_per_step() / run.layout.degree(Axis::Dp);
+    return run.precision.compute == DType::bf16 && processor_gains_by_packed_weights() && tokens >= worth_it_tokens;
+  }
+  const bool bf16 = run.precision.compute == DType::bf16;
+  if (bf16 && processor_packs_weights()) return true;
+  throw ConfigError(
+      {fmt::format("precision.packed_weights = \"on\" needs {}",
+                   bf16 ? "a processor with AVX-512" : fmt::format("bf16, and precision.compute is {}", name_of(run.precision.compute))),
+       source.where_of("precision.packed_weights"),
+       "auto, off",
+       {}});
+}
+
 ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, DType fast) {
   ResolvedRun run;
   run.config = config;
@@ -211,6 +231,7 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
                        fmt::format("2 to {}, or precision.compute = \"fp32\"", most_narrow_vocab),
                        {}});
   }
+  run.precision.packed_weights = resolve_packed_weights(run, source);
   check_countable(run, source);
   run.threads = threads_of_a_rank(config, ranks);
   write_out(run.config, run);
@@ -231,6 +252,7 @@ void expect_same_run(const std::string& saved_toml, const ResolvedRun& run, cons
   read_toml_text(saved_toml, where, saved, &source);
   const ParallelConfig& parallel = saved.parallel;
   const auto ranks = static_cast<int>(parallel.pp * parallel.dp * parallel.cp * parallel.tp);
+  saved.precision.packed_weights = "off";           // the machine that saved may have had what this one lacks
   saved = resolve(saved, source, ranks, 0).config;  // keys that are younger than the checkpoint follow from the others
   std::string found, legal;
   for (const auto& [key, before, now] : differences(saved, run.config)) {

@@ -87,6 +87,7 @@ void Trainer::initialize() {
 void Trainer::restore(const StepControl& control, int64_t samples) {
   device_.write(control_, &control, sizeof control);
   samples_ = samples;
+  params_.derive_weights(device_.compute());
 }
 
 StepPartial* Trainer::own_partial() const { return static_cast<StepPartial*>(partials_.data) + mesh_.rank(); }
@@ -109,7 +110,7 @@ void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) 
   device_.update().agree_step(static_cast<StepControl*>(control_.data), static_cast<const StepPartial*>(partials_.data),
                               mesh_.world().size(), static_cast<float>(run_.config.train.clip), run_.loss_scaling(), stream);
   optimizer_.update(learning_rate(run_.learning_rate(), step), step, control(), stream);
-  params_.gather_weights(stream);  // ZeRO-1; otherwise nothing
+  params_.gather_weights(stream);
   stream.set_place(-1, -1);
   device_.elementwise().copy(published_[step], control_, stream);  // read by the host two steps later: nobody waits
 }

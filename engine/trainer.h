@@ -33,7 +33,7 @@ class Trainer {
 
   /// What all ranks agreed on at the end of `step`, one of the newest three: older copies are overwritten.
   StepControl control(int64_t step) const;
-  /// Resuming: the state after `control.step` steps, `samples` of the data drawn.
+  /// After weights were loaded: the state after `control.step` steps, `samples` of the data drawn.
   void restore(const StepControl& control, int64_t samples);
   int64_t samples() const { return samples_; }
   /// The length of the run, when it was not known at the start: shapes the learning rate's curve.

@@ -8,6 +8,7 @@ const char* name_of(OpKind kind) {
   constexpr std::array<const char*, op_kinds> names = {"linear_forward",
                                                        "linear_backward_input",
                                                        "linear_backward_weight",
+                                                       "pack_weight",
                                                        "attention_forward",
                                                        "attention_backward",
                                                        "layer_norm_forward",

@@ -13,6 +13,7 @@ enum class OpKind : uint8_t {
   LinearForward,
   LinearBackwardInput,
   LinearBackwardWeight,
+  PackWeight,
   AttentionForward,
   AttentionBackward,
   LayerNormForward,
@@ -70,8 +71,8 @@ enum class WaitReason : uint8_t { Tp, Dp, Pp, Tied, Data, Offload, Checkpoint, C
 constexpr int wait_reasons = static_cast<int>(WaitReason::Count);
 const char* name_of(WaitReason reason);
 
-/// What distinguishes two calls of one op: the extents that its docstring names (of a linear layer N, I, O, and 1 where it adds a bias),
-/// and the dtype.
+/// What distinguishes two calls of one op: the extents that its docstring names (of a linear layer N, I, O, 1 where it adds a bias, and 1
+/// where its weight is also packed), and the dtype.
 struct ShapeKey {
   std::array<int64_t, 5> extents{};
   DType dtype = DType::f32;

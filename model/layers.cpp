@@ -34,6 +34,7 @@ void Linear::declare(std::vector<ParamDecl>& decls, const std::vector<Projection
                      .tp_axis = tp_axis,
                      .init = {Init::Kind::Normal, init_std},
                      .decay = true,
+                     .linear = true,
                      .adjacent = adjacent(p)});
   }
   if (!biased) return;
@@ -50,11 +51,13 @@ Linear::Linear(const UnitDecls& unit, const std::string& name, int count)
     : weight_(index_of(unit, name + ".weight")), bias_(find(unit, name + ".bias")), count_(count) {}
 
 void Linear::forward(Tensor y, Tensor x, const UnitView& unit, PassContext& pass) const {
-  pass.device.matmul().linear_forward(y, x, fused(unit.weights, weight_, count_), bias_of(unit.weights), pass.stream);
+  pass.device.matmul().linear_forward(y, x, fused(unit.weights, weight_, count_), bias_of(unit.weights), pass.stream,
+                                      unit.packed[weight_].forward);
 }
 
 void Linear::backward_input(Tensor dx, Tensor dy, const UnitView& unit, PassContext& pass) const {
-  pass.device.matmul().linear_backward_input(dx, dy, fused(unit.weights, weight_, count_), pass.stream);
+  pass.device.matmul().linear_backward_input(dx, dy, fused(unit.weights, weight_, count_), pass.stream,
+                                             unit.packed[weight_].backward_input);
 }
 
 void Linear::backward_weight(Tensor dy, Tensor x, const UnitView& unit, PassContext& pass, uint64_t part) const {

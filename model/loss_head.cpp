@@ -20,6 +20,7 @@ void LossHead::declare(const ModelSpec& spec, std::vector<ParamDecl>& decls) {
                    .tp_axis = 0,
                    .init = {Init::Kind::Normal, spec.init_std},
                    .decay = true,
+                   .linear = true,
                    .tied_to = spec.tied ? "embedding.token.weight" : ""});
 }
 

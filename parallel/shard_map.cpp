@@ -8,6 +8,18 @@
 
 namespace tessera {
 
+std::vector<LinearWeight> linear_weights(const UnitDecls& unit) {
+  std::vector<LinearWeight> weights;
+  for (size_t i = 0; i < unit.decls.size(); i++) {
+    const ParamDecl& decl = unit.decls[i];
+    if (!decl.linear) continue;
+    if (!decl.adjacent) weights.push_back({.decl = static_cast<int>(i), .count = 0, .outputs = 0, .inputs = decl.shape[1]});
+    weights.back().count++;
+    weights.back().outputs += decl.shape[0];
+  }
+  return weights;
+}
+
 namespace {
 
 int64_t align_down(int64_t position) { return position / shard_block_elements * shard_block_elements; }

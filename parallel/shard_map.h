@@ -32,6 +32,13 @@ struct UnitDecls {
   std::vector<ParamDecl> decls;
 };
 
+/// The weight of a linear layer as its products see it: parameters that stand adjacent are one matrix [outputs, inputs].
+struct LinearWeight {
+  int decl, count;  // indices into UnitDecls::decls
+  int64_t outputs, inputs;
+};
+std::vector<LinearWeight> linear_weights(const UnitDecls& unit);
+
 /// A parameter's place in its bucket.
 struct BucketEntry {
   int decl;        // index into UnitDecls::decls

@@ -4,6 +4,7 @@
 
 #include "base/convert.h"
 #include "base/error.h"
+#include "base/packed_weight.h"
 #include "base/random.h"
 
 namespace tessera {
@@ -47,12 +48,20 @@ static std::vector<LocalBucket> take_buckets(const ShardMap& map, const Precisio
   return buckets;
 }
 
+static PackedWeight take_packed(const LinearWeight& weight, Device& device) {
+  const auto take = [&](int64_t depth, int64_t columns) {
+    return device.arena().permanent(DType::bf16, {packed_elements(depth, columns)}, MemoryCategory::DerivedWeights);
+  };
+  return {.forward = take(weight.inputs, weight.outputs), .backward_input = take(weight.outputs, weight.inputs)};
+}
+
 ShardedParams::ShardedParams(const ShardMap& map, const Precision& precision, uint64_t seed, int first_unit, int last_unit, Mesh& mesh,
                              Device& device)
     : map_(map),
       seed_(seed),
       zero_(mesh.layout().zero),
       mesh_(mesh),
+      matmul_(device.matmul()),
       elementwise_(device.elementwise()),
       update_(device.update()),
       first_unit_(first_unit),
@@ -70,6 +79,9 @@ ShardedParams::ShardedParams(const ShardMap& map, const Precision& precision, ui
       view.gradients.push_back(local->gradients.flat_range(place.offset, end).reshaped(decl.shape));
       view.rounding.emplace_back(seed, RandomPurpose::Rounding, "gradient of " + decl.name);
     }
+    view.packed.resize(view.weights.size());
+    packed_.push_back(precision.packed_weights ? linear_weights(map.units()[unit]) : std::vector<LinearWeight>());
+    for (const LinearWeight& weight : packed_.back()) view.packed[weight.decl] = take_packed(weight, device);
     views_.push_back(std::move(view));
   }
 }
@@ -115,12 +127,27 @@ void ShardedParams::add_norm(StepPartial* partial, const StepControl* control, S
 }
 
 void ShardedParams::gather_weights(Stream& stream) {
-  if (zero_ == 0) return;
-  Comm& dp = mesh_.comm(Axis::Dp);
-  for (const LocalBucket& local : buckets_) {
-    stream.set_unit(local.bucket->unit);
-    stream.wait(dp.all_gather(local.weights, local.bucket->bounds, stream), dp.reason());
+  if (zero_ > 0) {
+    Comm& dp = mesh_.comm(Axis::Dp);
+    for (const LocalBucket& local : buckets_) {
+      stream.set_unit(local.bucket->unit);
+      stream.wait(dp.all_gather(local.weights, local.bucket->bounds, stream), dp.reason());
+    }
   }
+  derive_weights(stream);
+}
+
+void ShardedParams::derive_weights(Stream& stream) {
+  for (size_t i = 0; i < views_.size(); i++) {
+    const UnitView& view = views_[i];
+    stream.set_unit(first_unit_ + static_cast<int>(i));
+    for (const LinearWeight& weight : packed_[i]) {
+      const Tensor whole = fused(view.weights, weight.decl, weight.count);  // [outputs, inputs]
+      matmul_.pack_weight(view.packed[weight.decl].forward, whole, PackedFor::Forward, stream);
+      matmul_.pack_weight(view.packed[weight.decl].backward_input, whole, PackedFor::BackwardInput, stream);
+    }
+  }
+  stream.set_unit(-1);
 }
 
 /// Elements [begin, begin + to.elements()) of `values`, in the type of `to`.
@@ -160,6 +187,7 @@ void ShardedParams::assign(const ValuesOf& values_of, Device& device) {
       write_values(local.master.flat_range(from - local.update_begin, to - local.update_begin), values, from - entry.offset, device);
     }
   }
+  derive_weights(device.compute());
 }
 
 }  // namespace tessera

@@ -10,12 +10,18 @@
 
 namespace tessera {
 
+/// A linear layer's weight in panels, for each product that reads it. Empty where weights are not packed.
+struct PackedWeight {
+  Tensor forward, backward_input;
+};
+
 /// The tensors of one unit's parameters on this rank, by index into UnitDecls::decls. A tied weight without storage of its own shows
 /// those of the parameter that it repeats.
 struct UnitView {
   std::vector<Tensor> weights;         // compute dtype, the declaration's shape
   std::vector<Tensor> gradients;       // gradient dtype, accumulated over the micro-batches of a step
   std::vector<RandomStream> rounding;  // by which additions to a bf16 gradient are rounded
+  std::vector<PackedWeight> packed;    // at the first of the parameters that are one linear weight
 };
 
 /// `count` adjacent parameters as one: extents add up along axis 0 (q|k|v of shape [H, H] -> [3 H, H]).
@@ -50,8 +56,10 @@ class ShardedParams {
   void reduce(Stream& stream);
   /// This rank's part of the exact norm.
   void add_norm(StepPartial* partial, const StepControl* control, Stream& stream);
-  /// After the update: ZeRO-1 collects the shards that the other ranks updated; ZeRO-0 has them.
+  /// After the update: ZeRO-1 collects the shards that the other ranks updated; ZeRO-0 has them. Then derive_weights.
   void gather_weights(Stream& stream);
+  /// Makes what is kept beside the weights, their packed forms, anew. Whoever changes weights otherwise than through this class calls it.
+  void derive_weights(Stream& stream);
 
   const ShardMap& map() const { return map_; }
   const std::vector<LocalBucket>& buckets() const { return buckets_; }
@@ -68,11 +76,13 @@ class ShardedParams {
   uint64_t seed_;
   int zero_;
   Mesh& mesh_;
+  MatmulOps& matmul_;
   ElementwiseOps& elementwise_;
   UpdateOps& update_;
   int first_unit_;
   std::vector<LocalBucket> buckets_;
   std::vector<UnitView> views_;
+  std::vector<std::vector<LinearWeight>> packed_;  // by unit; empty where weights are not packed
   GradientExchange exchange_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/packed_weight.h"
 #include "model/decls.h"
 #include "parallel/shard_map.h"
 
@@ -15,7 +16,7 @@ int64_t micro_batches_in_flight(const Layout& layout, int stage) {
 namespace {
 
 struct ModelBytes {
-  double weights = 0, masters = 0, gradients = 0, states = 0, activations = 0;
+  double weights = 0, masters = 0, gradients = 0, states = 0, activations = 0, packed = 0;
 };
 
 /// Masters that are not the weights themselves.
@@ -65,6 +66,12 @@ ModelBytes formula_bytes(const MemoryQuestion& q, int64_t in_flight, const Coord
     bytes.gradients += bytes_in(bucket.elements, q.precision.gradient);
     bytes.states += bytes_in(updated, q.precision.moment) * static_cast<double>(q.states);
   }
+  for (int unit = range.first_unit(); q.precision.packed_weights && unit < range.last_unit(); unit++) {
+    for (const LinearWeight& weight : linear_weights(map.units()[unit])) {
+      const int64_t products = 2;  // forward and input gradient
+      bytes.packed += static_cast<double>(products * packed_elements(weight.inputs, weight.outputs) * bytes_of(DType::bf16));
+    }
+  }
   bytes.activations = static_cast<double>(in_flight * q.batch.rows()) *
                       static_cast<double>((range.last_block - range.first_block) * block_row_bytes(q) +
                                           (range.last ? model.hidden * bytes_of(q.precision.compute) : 0));
@@ -90,6 +97,7 @@ MemoryTable predict_memory(const MemoryQuestion& question, int rank) {
   add(MemoryCategory::Gradients, &ModelBytes::gradients);
   if (question.states > 0) add(MemoryCategory::OptimizerStates, &ModelBytes::states);
   add(MemoryCategory::Activations, &ModelBytes::activations);
+  if (question.precision.packed_weights) add(MemoryCategory::DerivedWeights, &ModelBytes::packed);
   if (question.workspace_bytes > 0) {
     table.add(
         {.rank = rank, .space = MemorySpace::Device, .category = MemoryCategory::Workspace, .formula_bytes = question.workspace_bytes});

@@ -25,7 +25,8 @@ struct MemoryQuestion {
 /// formula  Exact for our engine: buckets of ShardMap; activations u (4 h + 2 w + 2 k + p f) + 4 (2 S + a) bytes a row, block and micro-batch
 ///          in flight, u bytes of the compute type, h hidden, w = heads x head_dim, k = key/value heads x head_dim, f ffn, a heads,
 ///          p = 2 and S = 2 for gpt2, p = 3 and S = 1 for llama, and u h a row on the last stage; the rounding of each tensor to 64 bytes
-///          is left out (docs/memory.md). The workspace is the device's grant.
+///          is left out (docs/memory.md). Packed weights: twice 2 bytes an element of linear weights, both extents up to multiples of 32.
+///          The workspace is the device's grant.
 MemoryTable predict_memory(const MemoryQuestion& question, int rank);
 
 /// Micro-batches whose activations pipeline stage `stage` holds at once: all of them (GPipe) or one for each stage from here on (1F1B).

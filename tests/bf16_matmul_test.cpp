@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/packed_weight.h"
 #include "kernels/cpu/workspace.h"
 #include "tests/op_test.h"
 
@@ -28,7 +29,7 @@ struct Outcome {
   int64_t around;  // elements between c's rows that have changed
 };
 
-Outcome run(const LayerCase& x, int threads, Bf16Kernel kernel, int64_t gap) {
+Outcome run(const LayerCase& x, int threads, Bf16Kernel kernel, int64_t gap, bool packed = false) {
   TestDevice device = TestDevice::cpu(threads);
   const bool weight = x.use == LayerUse::WeightGradient || x.use == LayerUse::AddedWeightGradient;
   const bool forward = x.use == LayerUse::Forward || x.use == LayerUse::ForwardWithBias;
@@ -41,6 +42,10 @@ Outcome run(const LayerCase& x, int threads, Bf16Kernel kernel, int64_t gap) {
   Outcome result{.before = device.values(p.c), .a = device.values(p.a), .b = device.values(p.b)};
   if (!p.bias.empty()) result.bias = device.values(p.bias);
   const Tensor workspace = device.tensor({threads * packing_bytes / 4}), behind = device.tensor({int64_t{1} << 20});
+  if (packed) {
+    p.packed_b = device.tensor({packed_elements(x.k, x.n)}, std::vector<float>(packed_elements(x.k, x.n), 7), DType::bf16);
+    pack_bf16(p.packed_b, p.b, p.transpose_b, threads);
+  }
   multiply_bf16(p, {static_cast<std::byte*>(workspace.data), static_cast<size_t>(workspace.bytes())}, threads, kernel);
   EXPECT_EQ(device.values(behind), std::vector<float>(behind.elements())) << "behind the workspace";
   result.c = device.values(p.c);
@@ -93,6 +98,7 @@ TEST_P(Bf16Matmul, EverySizeIsAsExactAsSumsInFp32AtAnyNumberOfThreads) {
       expect_close(layer, first);
       const int threads = gap == 0 ? 2 : 3;
       EXPECT_TRUE(run(layer, threads, kernel, gap).c == first.c) << threads << " threads";
+      EXPECT_TRUE(run(layer, threads, kernel, gap, true).c == first.c) << threads << " threads, from panels";
     }
   }
 }

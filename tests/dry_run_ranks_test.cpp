@@ -1,6 +1,8 @@
 // One truth: what null counts is what cpu does, op by op and byte by byte; and what the formulas say.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 #include "engine/dry_run.h"
@@ -13,6 +15,10 @@ namespace tessera {
 namespace {
 
 struct Layouts : testing::TestWithParam<std::pair<std::vector<std::string>, int>> {
+  void SetUp() override {
+    const bool packed = std::ranges::find(GetParam().first, "precision.packed_weights=on") != GetParam().first.end();
+    if (packed && !processor_packs_weights()) GTEST_SKIP() << "this machine has no AVX-512";
+  }
   TinyRun tiny() const { return {.sets = GetParam().first, .ranks = GetParam().second, .steps = 1}; }
 };
 
@@ -77,12 +83,14 @@ TEST_P(Layouts, TheFormulaEqualsTheDryRun) {
   for (int rank = 0; rank < run.layout.ranks(); rank++) {
     MemoryTable table = predict_memory(memory_question(run, imitated_cpu(1)), rank);
     add_memory_rows(table, rank, dry_run(run, rank, {.threads = 1}).use, &MemoryRow::dry_run_bytes);
-    for (MemoryCategory category :
-         {MemoryCategory::Weights, MemoryCategory::MasterWeights, MemoryCategory::Gradients, MemoryCategory::OptimizerStates}) {
+    for (MemoryCategory category : {MemoryCategory::Weights, MemoryCategory::MasterWeights, MemoryCategory::Gradients,
+                                    MemoryCategory::OptimizerStates, MemoryCategory::DerivedWeights}) {
       const MemoryRow* row = table.find(rank, MemorySpace::Device, category);
       if (!row) {
-        EXPECT_EQ(category, MemoryCategory::MasterWeights);
-        EXPECT_EQ(run.precision.master, run.precision.compute);
+        const bool absent = category == MemoryCategory::MasterWeights
+                                ? run.precision.master == run.precision.compute
+                                : category == MemoryCategory::DerivedWeights && !run.precision.packed_weights;
+        EXPECT_TRUE(absent) << name_of(category);
         continue;
       }
       EXPECT_EQ(row->formula_bytes, row->dry_run_bytes) << name_of(category);
@@ -103,6 +111,10 @@ INSTANTIATE_TEST_SUITE_P(
                     std::pair(std::vector<std::string>{"model.architecture=llama", "model.kv_heads=2", "model.tied=false", "parallel.pp=2"},
                               2),
                     std::pair(std::vector<std::string>{"model.architecture=llama", "precision.compute=bf16"}, 1),
+                    std::pair(std::vector<std::string>{"precision.compute=bf16", "precision.packed_weights=on", "parallel.pp=2"}, 2),
+                    std::pair(std::vector<std::string>{"model.architecture=llama", "model.kv_heads=2", "precision.compute=bf16",
+                                                       "precision.packed_weights=on"},
+                              1),
                     std::pair(std::vector<std::string>{"parallel.pp=2"}, 2),
                     std::pair(std::vector<std::string>{"parallel.pp=4", "parallel.schedule=gpipe"}, 4),
                     std::pair(std::vector<std::string>{"parallel.pp=2", "model.tied=false"}, 2),

@@ -1,6 +1,7 @@
 #include "kernels/matmul_ops.h"
 
 #include "base/error.h"
+#include "base/packed_weight.h"
 #include "tests/op_test.h"
 #include "tests/reference.h"
 
@@ -13,11 +14,21 @@ struct Sizes {
 
 constexpr OpKind linear_kinds[] = {OpKind::LinearForward, OpKind::LinearBackwardInput, OpKind::LinearBackwardWeight};
 
-/// Every way in which the device computes some linear op of this type.
+bool can_be_packed(DType dtype) { return dtype == DType::bf16 && processor_packs_weights(); }
+
+/// `weight` [O, I] in panels; empty where the machine has no use for them.
+Tensor packed(TestDevice& device, const Tensor& weight, PackedFor use) {
+  if (!can_be_packed(weight.dtype)) return {};
+  const Tensor panels = device.tensor({packed_elements(weight.rows(), weight.columns())}, DType::bf16);
+  device->matmul().pack_weight(panels, weight, use, device.stream());
+  return panels;
+}
+
+/// Every way in which the device computes some linear op of this type; the weight is packed too, where it can be.
 std::vector<std::string> ways_to_multiply(TestDevice& device, DType dtype) {
   std::vector<std::string> names;
   for (const OpKind kind : linear_kinds) {
-    for (const std::string& name : device->matmul().candidates(kind, {{1, 1, 1}, dtype})) {
+    for (const std::string& name : device->matmul().candidates(kind, {{1, 1, 1, 0, can_be_packed(dtype)}, dtype})) {
       if (std::ranges::find(names, name) == names.end()) names.push_back(name);
     }
   }
@@ -27,8 +38,8 @@ std::vector<std::string> ways_to_multiply(TestDevice& device, DType dtype) {
 /// Linear ops of these sizes are computed that way from here on, where they can be.
 void choose(TestDevice& device, const std::string& way, Sizes sizes, DType dtype) {
   for (const OpKind kind : linear_kinds) {
-    for (const int64_t bias : {0, 1}) {
-      const ShapeKey shape{{sizes.N, sizes.I, sizes.O, bias}, dtype};
+    for (const int64_t flags : {0, 1, 2, 3}) {
+      const ShapeKey shape{{sizes.N, sizes.I, sizes.O, flags & 1, flags >> 1}, dtype};
       const auto known = device->matmul().candidates(kind, shape);
       if (std::ranges::find(known, way) != known.end()) device->matmul().choose(kind, shape, way);
     }
@@ -40,6 +51,7 @@ class MatmulOps : public testing::TestWithParam<std::tuple<Sizes, DType>> {
  protected:
   std::vector<float> values(int64_t count, const char* name) const { return rounded_to(dtype, random_values(count, name)); }
   Tensor tensor(Shape shape, const std::vector<float>& of) { return device.tensor(shape, of, dtype); }
+  Tensor packed_for(PackedFor use) { return packed(device, tensor({O, I}, weight), use); }
   /// body() with each way in which the device can compute it.
   template <class Body>
   void for_each_way(Body body) {
@@ -59,7 +71,8 @@ class MatmulOps : public testing::TestWithParam<std::tuple<Sizes, DType>> {
 TEST_P(MatmulOps, ForwardIsAsExactAsPlainCode) {
   for_each_way([&] {
     const Tensor y = device.tensor({N, O}, dtype);
-    device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), tensor({O}, bias), device.stream());
+    device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), tensor({O}, bias), device.stream(),
+                                    packed_for(PackedFor::Forward));
     const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), converted<double>(bias), N, I, O);
     expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, bias, N, I, O), exact, dtype);
   });
@@ -68,7 +81,7 @@ TEST_P(MatmulOps, ForwardIsAsExactAsPlainCode) {
 TEST_P(MatmulOps, ForwardWithoutABiasOverwritesTheOutput) {
   for_each_way([&] {
     const Tensor y = tensor({N, O}, values(N * O, "old"));
-    device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), {}, device.stream());
+    device->matmul().linear_forward(y, tensor({N, I}, x), tensor({O, I}, weight), {}, device.stream(), packed_for(PackedFor::Forward));
     const auto exact = reference::linear_forward(converted<double>(x), converted<double>(weight), {}, N, I, O);
     expect_as_exact_as_plain_code("y", device.values(y), reference::linear_forward(x, weight, {}, N, I, O), exact, dtype);
   });
@@ -77,7 +90,8 @@ TEST_P(MatmulOps, ForwardWithoutABiasOverwritesTheOutput) {
 TEST_P(MatmulOps, BackwardInputIsAsExactAsPlainCode) {
   for_each_way([&] {
     const Tensor dx = tensor({N, I}, values(N * I, "old"));
-    device->matmul().linear_backward_input(dx, tensor({N, O}, dy), tensor({O, I}, weight), device.stream());
+    device->matmul().linear_backward_input(dx, tensor({N, O}, dy), tensor({O, I}, weight), device.stream(),
+                                           packed_for(PackedFor::BackwardInput));
     const auto exact = reference::linear_backward_input(converted<double>(dy), converted<double>(weight), N, I, O);
     expect_as_exact_as_plain_code("dx", device.values(dx), reference::linear_backward_input(dy, weight, N, I, O), exact, dtype);
   });
@@ -107,9 +121,9 @@ TEST_P(MatmulOps, ColumnRangesOfWiderMatricesGiveTheSameAndTouchNothingElse) {
     };
     const double bound = std::max(1e-5, epsilon_of(dtype));
     const Tensor wide = device.tensor({N, O + 5}, dtype), y = wide.column_range(2, 2 + O), dense = device.tensor({N, O}, dtype);
-    const Tensor w = tensor({O, I}, weight), b = tensor({O}, bias);
-    device->matmul().linear_forward(y, column(N, I, x), w, b, device.stream());
-    device->matmul().linear_forward(dense, tensor({N, I}, x), w, b, device.stream());
+    const Tensor w = tensor({O, I}, weight), b = tensor({O}, bias), panels = packed_for(PackedFor::Forward);
+    device->matmul().linear_forward(y, column(N, I, x), w, b, device.stream(), panels);
+    device->matmul().linear_forward(dense, tensor({N, I}, x), w, b, device.stream(), panels);
     EXPECT_LE(max_error(device.values(y), converted<double>(device.values(dense))), bound);
     EXPECT_EQ(device.values(wide.column_range(0, 2)), std::vector<float>(2 * N));
     EXPECT_EQ(device.values(wide.column_range(2 + O, 5 + O)), std::vector<float>(3 * N));
@@ -176,8 +190,9 @@ TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
         choose(device, way, {N, I, O}, dtype);
         const std::vector<float> old(O * I, 1000);
         const Tensor dweight = device.tensor({O, I}, old), rounded_dweight = device.tensor({O, I}, old, DType::bf16);
-        device->matmul().linear_forward(y, tx, tw, device.tensor({O}, bias, dtype), device.stream());
-        device->matmul().linear_backward_input(dx, tdy, tw, device.stream());
+        device->matmul().linear_forward(y, tx, tw, device.tensor({O}, bias, dtype), device.stream(),
+                                        packed(device, tw, PackedFor::Forward));
+        device->matmul().linear_backward_input(dx, tdy, tw, device.stream(), packed(device, tw, PackedFor::BackwardInput));
         device->matmul().linear_backward_weight(dweight, {}, tdy, tx, {}, device.stream());
         device->matmul().linear_backward_weight(rounded_dweight, {}, tdy, tx, rounding, device.stream());
         EXPECT_EQ(device.values(y), rounded_to(dtype, reference::linear_forward(x, weight, bias, N, I, O))) << name_of(dtype);
@@ -215,6 +230,51 @@ TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
       EXPECT_EQ(device.values(input), rounded_to(dtype, reference::linear_backward_input(a, b, n, n, n))) << name_of(dtype);
       EXPECT_EQ(device.values(weight), weight_sums) << name_of(dtype);
     }
+  }
+}
+
+// Element (k, j) of a factor stands in panel j / 32, there at row k / 2, column j % 32, half k % 2.
+TEST(PackedWeights, StandInPanelsFilledUpWithZeros) {
+  if (!can_be_packed(DType::bf16)) GTEST_SKIP() << "this machine has no AVX-512";
+  for (const auto& [O, I] : {std::pair<int64_t, int64_t>{1, 1}, {33, 70}, {64, 96}, {300, 31}, {5, 600}}) {
+    for (const int threads : {1, 3}) {
+      TestDevice device = TestDevice::cpu(threads);
+      const auto weight = rounded_to(DType::bf16, random_values(O * I, "weight"));
+      for (const PackedFor use : {PackedFor::Forward, PackedFor::BackwardInput}) {
+        const bool forward = use == PackedFor::Forward;
+        const int64_t depth = forward ? I : O, columns = forward ? O : I;
+        const Tensor panels =
+            device.tensor({packed_elements(depth, columns)}, std::vector<float>(packed_elements(depth, columns), 7), DType::bf16);
+        device->matmul().pack_weight(panels, device.tensor({O, I}, weight, DType::bf16), use, device.stream());
+        std::vector<float> expected(packed_elements(depth, columns));
+        for (int64_t k = 0; k < depth; k++) {
+          for (int64_t j = 0; j < columns; j++) {
+            const int64_t panel = j / 32 * packed_extent(depth) * 32;
+            expected[panel + k / 2 * 64 + j % 32 * 2 + k % 2] = forward ? weight[j * I + k] : weight[k * I + j];
+          }
+        }
+        EXPECT_EQ(device.values(panels), expected) << O << " x " << I << (forward ? " forward" : " input gradient");
+      }
+    }
+  }
+}
+
+TEST(PackedWeights, OurOwnKernelsGiveTheSameBitsFromThem) {
+  if (!can_be_packed(DType::bf16)) GTEST_SKIP() << "this machine has no AVX-512";
+  const int64_t N = 70, I = 3200, O = 130;
+  TestDevice device = TestDevice::cpu(2);
+  const Tensor x = device.tensor({N, I}, random_values(N * I, "x"), DType::bf16), y = device.tensor({N, O}, DType::bf16),
+               weight = device.tensor({O, I}, random_values(O * I, "w"), DType::bf16), panels = packed(device, weight, PackedFor::Forward);
+  for (const std::string own : {"avx512-bf16", "amx"}) {
+    const auto known = device->matmul().candidates(OpKind::LinearForward, {{N, I, O, 0, 1}, DType::bf16});
+    if (std::ranges::find(known, own) == known.end()) continue;
+    EXPECT_NE(std::ranges::find(known, "packed " + own), known.end());
+    choose(device, "packed " + own, {N, I, O}, DType::bf16);
+    device->matmul().linear_forward(y, x, weight, {}, device.stream(), panels);
+    const auto from_panels = device.values(y);
+    choose(device, own, {N, I, O}, DType::bf16);
+    device->matmul().linear_forward(y, x, weight, {}, device.stream());
+    EXPECT_EQ(device.values(y), from_panels) << own;
   }
 }
 
@@ -282,6 +342,10 @@ TEST(MatmulChecks, AWrongShapeIsAnInternalErrorThatNamesIt) {
     EXPECT_EQ(error.text().what, "linear_forward: y is [4, 15] fp32, expected [4, 16] fp32");
   }
   EXPECT_THROW(device->matmul().linear_backward_input(x, device.tensor({5, 16}), weight, device.stream()), InternalError);
+  EXPECT_THROW(device->matmul().linear_forward(y, x, weight, {}, device.stream(), device.tensor({16 * 8}, DType::bf16)), InternalError);
+  EXPECT_THROW(device->matmul().pack_weight(device.tensor({32 * 32}, DType::bf16), weight, PackedFor::Forward, device.stream()),
+               InternalError)
+      << "fp32 is never packed";
   EXPECT_THROW(device->matmul().linear_backward_weight(device.tensor({8, 16}), {}, y, x, {}, device.stream()), InternalError);
 }
 

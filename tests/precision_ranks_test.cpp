@@ -19,6 +19,9 @@ struct PrecisionCase {
 
 class PrecisionRanks : public testing::TestWithParam<PrecisionCase> {
  protected:
+  void SetUp() override {
+    if (GetParam().name == "bf16_packed" && !processor_packs_weights()) GTEST_SKIP() << "this machine has no AVX-512";
+  }
   TinyRun run(std::vector<std::string> layout, int ranks, int64_t steps) const {
     const std::vector<std::string> team = GetParam().threads > 1 ? team_sets(GetParam().threads) : std::vector<std::string>();
     for (const auto* sets : {&GetParam().sets, &team}) layout.insert(layout.end(), sets->begin(), sets->end());
@@ -86,6 +89,7 @@ TEST_P(PrecisionRanks, AResumedRunChangesNoBit) {
 INSTANTIATE_TEST_SUITE_P(
     Precisions, PrecisionRanks,
     testing::Values(PrecisionCase{"bf16", {"precision.compute=bf16"}},
+                    PrecisionCase{"bf16_packed", {"precision.compute=bf16", "precision.packed_weights=on"}},
                     PrecisionCase{"fp16", {"precision.compute=fp16", "precision.loss_scale_growth_steps=2"}},
                     PrecisionCase{"bf16_states", {"precision.compute=bf16", "precision.gradients=bf16", "precision.moments=bf16"}},
                     PrecisionCase{

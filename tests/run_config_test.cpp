@@ -138,6 +138,23 @@ TEST(RunConfig, AutoTakesTheTypeThatIsFastHereAndStoresIt) {
   EXPECT_EQ(run.config.precision.compute, "bf16");
 }
 
+TEST(RunConfig, PackedWeightsNeedBf16AndAreNoneOnASmallStep) {
+  RunConfig config = small();
+  EXPECT_FALSE(resolve(config, {}, 1, 0).precision.packed_weights);
+  config.precision.packed_weights = "on";
+  EXPECT_NE(error_of(config, 1).find("precision.packed_weights = \"on\" needs bf16, and precision.compute is fp32"), std::string::npos);
+  config.precision.compute = "bf16";
+  if (processor_packs_weights()) {
+    EXPECT_TRUE(resolve(config, {}, 1, 0).precision.packed_weights);
+  } else {
+    EXPECT_NE(error_of(config, 1).find("AVX-512"), std::string::npos);
+  }
+  config.precision.packed_weights = "auto";
+  EXPECT_FALSE(resolve(config, {}, 1, 0).precision.packed_weights) << "fewer than 2048 tokens";
+  config.train.batch_size = 2048 / config.model.context;
+  EXPECT_EQ(resolve(config, {}, 1, 0).precision.packed_weights, processor_gains_by_packed_weights());
+}
+
 TEST(RunConfig, StatesThatCannotBeAreRefused) {
   RunConfig config = small();
   config.precision.master = "bf16";

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
+#include "base/packed_weight.h"
 #include "base/random.h"
 #include "engine/trainer.h"
 #include "tests/tiny_run.h"
@@ -53,7 +56,43 @@ void check_reduce(Trainer& trainer) {
   }
 }
 
+/// Packs every linear weight once more, and expects what the parameters keep.
+void check_packed(Trainer& trainer) {
+  Device& device = trainer.device();
+  const StageRange range = trainer.stage().range();
+  for (int unit = range.first_unit(); unit < range.last_unit(); unit++) {
+    const UnitView& view = trainer.params().gather(unit, device.compute());
+    const auto weights = linear_weights(trainer.params().map().units()[unit]);
+    EXPECT_EQ(weights.size(), unit == 0 ? 0u : unit == range.last_unit() - 1 && range.last ? 1u : 4u) << "unit " << unit;
+    for (const LinearWeight& weight : weights) {
+      const Tensor whole = fused(view.weights, weight.decl, weight.count);
+      for (const PackedFor use : {PackedFor::Forward, PackedFor::BackwardInput}) {
+        const Tensor kept = use == PackedFor::Forward ? view.packed[weight.decl].forward : view.packed[weight.decl].backward_input;
+        ASSERT_EQ(kept.elements(), packed_elements(whole.columns(), whole.rows()));
+        std::vector<bf16_t> fresh(static_cast<size_t>(kept.elements()));
+        device.matmul().pack_weight(Tensor(fresh.data(), DType::bf16, kept.shape), whole, use, device.compute());
+        EXPECT_EQ(std::memcmp(fresh.data(), kept.data, fresh.size() * sizeof(bf16_t)), 0) << "unit " << unit;
+      }
+    }
+  }
+}
+
 }  // namespace
+
+TEST(ShardedParamsRanks, PackedWeightsFollowTheWeights) {
+  if (!processor_packs_weights()) GTEST_SKIP() << "this machine has no AVX-512";
+  const std::vector<std::string> packed = {"precision.compute=bf16", "precision.packed_weights=on"};
+  for (const auto& [sets, ranks] :
+       std::vector<std::pair<std::vector<std::string>, int>>{{{}, 1}, {{"parallel.dp=2", "parallel.zero=1"}, 2}, {{"parallel.pp=2"}, 2}}) {
+    std::vector<std::string> all = packed;
+    all.insert(all.end(), sets.begin(), sets.end());
+    run_tiny({.sets = all,
+              .ranks = ranks,
+              .steps = 2,
+              .start = [](Trainer& trainer) { trainer.initialize(), check_packed(trainer); },
+              .finish = check_packed});
+  }
+}
 
 TEST(ShardedParamsRanks, GradientsAreAddedInRankOrderAndATiedPairsSumsMeet) {
   for (const auto& [sets, ranks] :

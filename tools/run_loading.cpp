@@ -103,6 +103,7 @@ OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences) {
     throw DataError(
         {run_dir.string() + " holds no checkpoint", files.checkpoints.string(), {}, "`tessera train` saves one at its end and on Ctrl-C"});
   store.load(state->step, ranges_to_load(*opened.trainer), *opened.device);
+  opened.trainer->restore({.step = state->step}, state->samples);
   opened.step = state->step;
   return opened;
 }

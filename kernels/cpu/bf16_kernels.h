@@ -4,13 +4,14 @@
 #include <string_view>
 
 #include "base/half.h"
+#include "base/packed_weight.h"
 
 namespace tessera {
 
 /// c = a b or c += a b, with a and b bf16 and c and all sums fp32: what our own bf16 kernels compute. The operands lie as both AVX512-BF16
 /// and AMX read them:
 ///   a [rows, depth]          row-major
-///   b [depth, 32 panels]     in panels of 32 columns, each [depth / 2, 32, 2]: two successive rows interleaved
+///   b [depth, 32 panels]     in panels (base/packed_weight.h)
 ///   c [rows, 32 panels]      row-major
 /// depth is even. A kernel may work on whole blocks: a and c have room for the next multiple of 16 rows (what c holds there is undefined
 /// afterwards), a's rows and b's panels for the next multiple of 32 in depth, filled up with zeros.
@@ -25,7 +26,7 @@ struct Bf16Product {
   int64_t c_stride;
   bool add;
 
-  static constexpr int64_t panel_columns = 32;
+  static constexpr int64_t panel_columns = packed_step;
   static constexpr int64_t depth_step = 32;  // what depth is filled up to
   static constexpr int64_t row_step = 16;
 };

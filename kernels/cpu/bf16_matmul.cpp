@@ -1,7 +1,7 @@
 // Products of large bf16 matrices by the kernels of bf16_kernels.h, which want the right factor in packed panels.
 //
-// c = l r. A block of r, [up to 3072, columns], is packed once and met by all rows of l, a few at a time, so that these stay in the second
-// cache; panels are worked on in pieces of up to 512 in depth, so that a piece stays in the first.
+// c = l r. A block of r, [up to 3072, columns], is packed once, if nobody has done it before, and met by all rows of l, a few at a time, so
+// that these stay in the second cache; panels are worked on in pieces of up to 512 in depth, so that a piece stays in the first.
 #include "kernels/cpu/bf16_matmul.h"
 
 #include <omp.h>
@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/packed_weight.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/workspace.h"
 
@@ -37,8 +38,9 @@ struct Bf16Factor {
 struct Bf16Matmul {
   int64_t rows, columns, depth;
   Bf16Factor l, r;
-  Tensor c;            // [rows, columns]
-  const bf16_t* bias;  // of c's columns, or null
+  const bf16_t* packed;  // r in panels, or null
+  Tensor c;              // [rows, columns]
+  const bf16_t* bias;    // of c's columns, or null
   bool accumulate;
 };
 
@@ -112,9 +114,8 @@ void pack_transposed(bf16_t* to, const bf16_t* from, int64_t stride, int64_t col
 }
 
 /// Panels of r's columns, where these are contiguous: pieces of rows as long as possible, so that few are begun.
-void pack_interleaved(bf16_t* to, const bf16_t* from, int64_t stride, int64_t columns, int64_t depth) {
+void pack_interleaved(bf16_t* to, int64_t next_panel, const bf16_t* from, int64_t stride, int64_t columns, int64_t depth) {
   const __m512i zero = _mm512_setzero_si512();
-  const int64_t next_panel = panel_stride(depth);
   for (int64_t k = 0; k < up_to(depth, 32); k += 2, from += 2 * stride, to += 2 * panel) {
     for (int64_t i = 0; i < columns; i += panel) {
       interleave_columns(to + i / panel * next_panel, k < depth ? load_first(from + i, columns - i) : zero,
@@ -123,19 +124,24 @@ void pack_interleaved(bf16_t* to, const bf16_t* from, int64_t stride, int64_t co
   }
 }
 
-/// Columns [begin, begin + columns) and depth [k, k + depth) of r as panels.
-void pack_right(bf16_t* to, const Bf16Matmul& p, int64_t begin, int64_t columns, int64_t k, int64_t depth) {
+/// Columns [begin, begin + columns) and depth [k, k + depth) of r as panels, `next_panel` elements apart.
+void pack_right(bf16_t* to, int64_t next_panel, const Bf16Factor& r, int64_t begin, int64_t columns, int64_t k, int64_t depth) {
   constexpr int64_t together = 8 * panel;
-  const int64_t step = p.r.depth_contiguous ? panel : together;
+  const int64_t step = r.depth_contiguous ? panel : together;
   for (int64_t i = 0; i < columns; i += step) {
-    bf16_t* panels = to + i / panel * panel_stride(depth);
+    bf16_t* panels = to + i / panel * next_panel;
     const int64_t n = std::min(step, columns - i);
-    if (p.r.depth_contiguous) {
-      pack_transposed(panels, p.r.data + (begin + i) * p.r.stride + k, p.r.stride, n, depth);
+    if (r.depth_contiguous) {
+      pack_transposed(panels, r.data + (begin + i) * r.stride + k, r.stride, n, depth);
     } else {
-      pack_interleaved(panels, p.r.data + k * p.r.stride + begin + i, p.r.stride, n, depth);
+      pack_interleaved(panels, next_panel, r.data + k * r.stride + begin + i, r.stride, n, depth);
     }
   }
+}
+
+void pack_columns(bf16_t* packed, const Bf16Factor& r, int64_t begin, int64_t columns, int64_t depth) {
+  const int64_t next_panel = packed_extent(depth) * panel;
+  pack_right(packed + begin / panel * next_panel, next_panel, r, begin, columns, 0, depth);
 }
 
 /// Rows [begin, begin + rows) and depth [k, k + depth) of l as [rows up to 32, stride], zeros where there is nothing.
@@ -191,7 +197,7 @@ class PartOfMatmul {
   PartOfMatmul(const Bf16Matmul& p, const Bf16Multiplier& multiply, std::byte* memory)
       : p_(p),
         multiply_(multiply),
-        right_(reinterpret_cast<bf16_t*>(memory)),
+        own_right_(reinterpret_cast<bf16_t*>(memory)),
         left_(reinterpret_cast<bf16_t*>(memory + packed_right_bytes)),
         sums_(reinterpret_cast<float*>(memory + packed_right_bytes + packed_left_bytes)) {}
 
@@ -215,7 +221,13 @@ class PartOfMatmul {
   void multiply_rows(int64_t row, int64_t rows, int64_t column, int64_t columns, bool sums_wait) {
     for (int64_t k = 0; k < p_.depth; k += depth_of_block) {
       const int64_t depth = std::min(depth_of_block, p_.depth - k);
-      pack_right(right_, p_, column, columns, k, depth);
+      if (p_.packed != nullptr) {
+        next_panel_ = packed_extent(p_.depth) * panel;
+        right_ = p_.packed + column / panel * next_panel_ + k * panel;
+      } else {
+        next_panel_ = panel_stride(depth), right_ = own_right_;
+        pack_right(own_right_, next_panel_, p_.r, column, columns, k, depth);
+      }
       for (int64_t r = 0, n; r < rows; r += n) {
         n = std::min(rows_in_cache, rows - r);
         if (n > Bf16Product::row_step) n -= n % Bf16Product::row_step;  // a rest of its own, wherever the part begins
@@ -234,7 +246,7 @@ class PartOfMatmul {
     float* c = in_place ? static_cast<float*>(p_.c.data) + row * p_.c.row_stride() + column : nullptr;
     for (int64_t begin = 0; begin < depth; begin += piece_depth) {
       const int64_t n = std::min(piece_depth, depth - begin);
-      Bf16Product product{.rows = rows, .depth = up_to(n, 2), .panel_stride = panel_stride(depth)};
+      Bf16Product product{.rows = rows, .depth = up_to(n, 2), .panel_stride = next_panel_};
       place_left(product, row, rows, k + begin, n);
       if (whole > 0) {
         product.panels = whole / panel, product.b = right_ + begin * panel;
@@ -242,7 +254,7 @@ class PartOfMatmul {
         multiply_(product);
       }
       if (whole < columns) {
-        product.panels = (columns - whole + panel - 1) / panel, product.b = right_ + whole / panel * panel_stride(depth) + begin * panel;
+        product.panels = (columns - whole + panel - 1) / panel, product.b = right_ + whole / panel * next_panel_ + begin * panel;
         product.c = sums + whole, product.c_stride = stride, product.add = begin > 0 || (p_.c.dtype == DType::bf16 && k > 0);
         multiply_(product);
       }
@@ -268,8 +280,10 @@ class PartOfMatmul {
 
   const Bf16Matmul& p_;
   const Bf16Multiplier& multiply_;
-  bf16_t *right_, *left_;
+  bf16_t *own_right_, *left_;  // the packed right factor, where this thread packs it, and the left one
   float* sums_;
+  const bf16_t* right_ = nullptr;  // panels of the present block
+  int64_t next_panel_ = 0;
 };
 
 void multiply_part(const Bf16Matmul& p, const Bf16Part& part, Bf16Kernel kernel, std::byte* memory) {
@@ -280,6 +294,7 @@ void multiply_part(const Bf16Matmul& p, const Bf16Part& part, Bf16Kernel kernel,
 #else
 
 void multiply_part(const Bf16Matmul&, const Bf16Part&, Bf16Kernel, std::byte*) { invariant(false, "bf16 matmuls need AVX-512"); }
+void pack_columns(bf16_t*, const Bf16Factor&, int64_t, int64_t, int64_t) { invariant(false, "packed weights need AVX-512"); }
 
 #endif
 
@@ -293,16 +308,17 @@ namespace tessera {
 namespace {
 
 HWY_EXPORT(multiply_part);
+HWY_EXPORT(pack_columns);
+
+Bf16Factor factor(const Tensor& matrix, bool depth_contiguous) { return {matrix.as<bf16_t>(), matrix.row_stride(), depth_contiguous}; }
 
 Bf16Matmul described(const MatmulProduct& p) {
-  const auto factor = [](const Tensor& matrix, bool contiguous) {
-    return Bf16Factor{matrix.as<bf16_t>(), matrix.row_stride(), contiguous};
-  };
   return {.rows = p.m(),
           .columns = p.n(),
           .depth = p.k(),
           .l = factor(p.a, !p.transpose_a),
           .r = factor(p.b, p.transpose_b),
+          .packed = p.packed_b.empty() ? nullptr : p.packed_b.as<bf16_t>(),
           .c = p.c,
           .bias = p.bias.empty() ? nullptr : p.bias.as<bf16_t>(),
           .accumulate = p.accumulate};
@@ -327,6 +343,17 @@ int64_t cut(int64_t n, int64_t index, int64_t count, int64_t grain) { return std
 }  // namespace
 
 bool has_bf16_matmul() { return (hwy::SupportedTargets() & HWY_AVX3) != 0; }
+
+void pack_bf16(const Tensor& packed, const Tensor& matrix, bool transposed, int threads) {
+  invariant(has_bf16_matmul(), "packed weights need AVX-512");
+  const int64_t depth = transposed ? matrix.columns() : matrix.rows(), columns = transposed ? matrix.rows() : matrix.columns();
+  const Bf16Factor from = factor(matrix, transposed);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int t = 0; t < threads; t++) {
+    const int64_t begin = cut(columns, t, threads, packed_step), end = cut(columns, t + 1, threads, packed_step);
+    HWY_DYNAMIC_DISPATCH(pack_columns)(packed.as<bf16_t>(), from, begin, end - begin, depth);
+  }
+}
 
 void multiply_bf16(const MatmulProduct& product, std::span<std::byte> workspace, int threads, Bf16Kernel kernel) {
   invariant(product.c.dtype == DType::bf16 ? !product.accumulate : product.bias.empty(),

@@ -53,7 +53,7 @@ using Key = std::array<int64_t, 10>;
 
 Key key_of(const MatmulProduct& p) {
   const auto number = [](DType dtype) { return static_cast<int64_t>(dtype); };
-  const int64_t flags = p.transpose_a + 2 * p.transpose_b + 4 * !p.bias.empty();
+  const int64_t flags = p.transpose_a + 2 * p.transpose_b + 4 * !p.bias.empty() + 8 * !p.packed_b.empty();
   return {
       p.m(), p.n(), p.k(), p.a.row_stride(), p.b.row_stride(), p.c.row_stride(), number(p.a.dtype), number(p.b.dtype), number(p.c.dtype),
       flags};
@@ -71,8 +71,14 @@ Memory::desc description_of(const Tensor& matrix, bool transposed = false) {
   return Memory::desc({rows, columns}, type_of(matrix.dtype), Memory::dims{stride, 1});
 }
 
+/// The right factor; base/packed_weight.h says what the tag means.
+Memory::desc description_of_b(const MatmulProduct& p) {
+  if (p.packed_b.empty()) return description_of(p.b, p.transpose_b);
+  return Memory::desc({p.k(), p.n()}, type_of(p.packed_b.dtype), Memory::format_tag::BA16a32b2a);
+}
+
 dnnl::matmul::primitive_desc describe_matmul(const MatmulProduct& p, const dnnl::engine& engine, const dnnl::primitive_attr& attributes) {
-  const Memory::desc a = description_of(p.a, p.transpose_a), b = description_of(p.b, p.transpose_b), c = description_of(p.c);
+  const Memory::desc a = description_of(p.a, p.transpose_a), b = description_of_b(p), c = description_of(p.c);
   const bool biased = !p.bias.empty();
   const Memory::desc bias = biased ? Memory::desc({1, p.n()}, type_of(p.bias.dtype), Memory::format_tag::ab) : Memory::desc();
 #if DNNL_VERSION_MAJOR >= 3
@@ -143,7 +149,7 @@ class LibraryMatmul::Primitives {
   void execute(const MatmulProduct& p, std::span<std::byte> scratch) {
     Primitive& found = primitive_of(p, scratch.size());
     found.operands.at(found.a).set_data_handle(p.a.data);
-    found.operands.at(found.b).set_data_handle(p.b.data);
+    found.operands.at(found.b).set_data_handle(p.packed_b.empty() ? p.b.data : p.packed_b.data);
     found.operands.at(found.c).set_data_handle(p.c.data);
     if (found.takes_scratch) found.operands.at(DNNL_ARG_SCRATCHPAD).set_data_handle(scratch.data());
     if (!p.bias.empty()) found.operands.at(DNNL_ARG_BIAS).set_data_handle(p.bias.data);

@@ -15,9 +15,10 @@
 namespace tessera {
 namespace {
 
-/// Ways to multiply, by the names of the tuning table.
-enum class Kernel : uint8_t { Sgemm, Primitive, Converted, Avx512Bf16, Amx };
-constexpr std::array<const char*, 5> kernel_names = {"sgemm", "primitive", "converted", "avx512-bf16", "amx"};
+/// Ways to multiply, by the names of the tuning table. The last three read a packed weight.
+enum class Kernel : uint8_t { Sgemm, Primitive, Converted, Avx512Bf16, Amx, PackedPrimitive, PackedAvx512Bf16, PackedAmx };
+constexpr std::array<const char*, 8> kernel_names = {"sgemm", "primitive",        "converted",          "avx512-bf16",
+                                                     "amx",   "packed primitive", "packed avx512-bf16", "packed amx"};
 
 /// The workspace begins with fp32 sums on their way to a 16-bit result or a gradient; behind them stand packed or converted panels, or what
 /// oneDNN wants to note down.
@@ -27,7 +28,7 @@ class CpuMatmulOps : public MatmulOps {
 
   std::vector<std::string> candidates(OpKind kind, const ShapeKey& shape) const override {
     std::vector<std::string> names;
-    for (const Kernel kernel : kernels_for(kind, shape.dtype)) names.emplace_back(kernel_names[static_cast<size_t>(kernel)]);
+    for (const Kernel kernel : kernels_for(kind, shape)) names.emplace_back(kernel_names[static_cast<size_t>(kernel)]);
     return names;
   }
 
@@ -42,19 +43,28 @@ class CpuMatmulOps : public MatmulOps {
   }
 
  private:
-  /// The first is the rule: what was faster wherever it was measured.
-  std::vector<Kernel> kernels_for(OpKind kind, DType dtype) const {
+  /// The first is the rule: what was faster wherever it was measured. Where the weight is packed too, a kernel that reads it so comes first.
+  std::vector<Kernel> kernels_for(OpKind kind, const ShapeKey& shape) const {
+    const bool packed = shape.extents[4] != 0;
+    const DType dtype = shape.dtype;
     if (dtype == DType::f32) {
       // sgemm adds to a gradient by itself; a primitive's product would need a pass of its own.
       if (kind == OpKind::LinearBackwardWeight) return {Kernel::Sgemm};
       return {Kernel::Sgemm, Kernel::Primitive};
     }
-    std::vector<Kernel> kernels = {Kernel::Converted};
-    if (library_.multiplies(dtype)) kernels.insert(library_.multiplies_fast(dtype) ? kernels.begin() : kernels.end(), Kernel::Primitive);
+    std::vector<Kernel> kernels;
+    const auto add = [&](Kernel plain, Kernel from_packed) {
+      if (packed) kernels.push_back(from_packed);
+      kernels.push_back(plain);
+    };
+    const bool fast = library_.multiplies_fast(dtype);
+    if (fast) add(Kernel::Primitive, Kernel::PackedPrimitive);
+    kernels.push_back(Kernel::Converted);
+    if (!fast && library_.multiplies(dtype)) add(Kernel::Primitive, Kernel::PackedPrimitive);
     if (dtype == DType::bf16 && has_bf16_matmul()) {
       for (const Bf16Kernel own : bf16_kernel_candidates()) {
-        if (own == Bf16Kernel::Avx512Bf16) kernels.push_back(Kernel::Avx512Bf16);
-        if (own == Bf16Kernel::Amx) kernels.push_back(Kernel::Amx);
+        if (own == Bf16Kernel::Avx512Bf16) add(Kernel::Avx512Bf16, Kernel::PackedAvx512Bf16);
+        if (own == Bf16Kernel::Amx) add(Kernel::Amx, Kernel::PackedAmx);
       }
     }
     return kernels;
@@ -62,21 +72,26 @@ class CpuMatmulOps : public MatmulOps {
 
   Kernel kernel_for(OpKind kind, const ShapeKey& shape) const {
     const auto chosen = choices_.find({kind, shape});
-    return chosen == choices_.end() ? kernels_for(kind, shape.dtype).front() : chosen->second;
+    return chosen == choices_.end() ? kernels_for(kind, shape).front() : chosen->second;
   }
 
-  void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream&) override {
-    const ShapeKey shape = linear_shape(x.rows(), x.columns(), y.columns(), bias, x.dtype);
-    multiply(kernel_for(OpKind::LinearForward, shape), {.c = y, .a = x, .b = weight, .bias = bias, .transpose_b = true});
+  void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Tensor packed, Stream&) override {
+    const ShapeKey shape = linear_shape(x.rows(), x.columns(), y.columns(), bias, packed, x.dtype);
+    multiply(kernel_for(OpKind::LinearForward, shape),
+             {.c = y, .a = x, .b = weight, .bias = bias, .packed_b = packed, .transpose_b = true});
   }
 
-  void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream&) override {
-    const ShapeKey shape = linear_shape(dx.rows(), dx.columns(), dy.columns(), {}, dy.dtype);
-    multiply(kernel_for(OpKind::LinearBackwardInput, shape), {.c = dx, .a = dy, .b = weight});
+  void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Tensor packed, Stream&) override {
+    const ShapeKey shape = linear_shape(dx.rows(), dx.columns(), dy.columns(), {}, packed, dy.dtype);
+    multiply(kernel_for(OpKind::LinearBackwardInput, shape), {.c = dx, .a = dy, .b = weight, .packed_b = packed});
+  }
+
+  void do_pack_weight(Tensor packed, Tensor weight, PackedFor use, Stream&) override {
+    pack_bf16(packed, weight, use == PackedFor::Forward, threads_);
   }
 
   void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream&) override {
-    const ShapeKey shape = linear_shape(x.rows(), x.columns(), dy.columns(), dbias, x.dtype);
+    const ShapeKey shape = linear_shape(x.rows(), x.columns(), dy.columns(), dbias, {}, x.dtype);
     const Kernel kernel = kernel_for(OpKind::LinearBackwardWeight, shape);
     // A primitive is faster when it overwrites, and bf16 sums must be rounded in our own way.
     if (dweight.dtype == DType::f32 && kernel != Kernel::Primitive) {
@@ -96,19 +111,23 @@ class CpuMatmulOps : public MatmulOps {
   std::span<float> sums() const { return as_floats(workspace_.whole().first(workspace_.whole().size() - panel_bytes())); }
   std::span<std::byte> panels() const { return workspace_.whole().last(panel_bytes()); }
 
-  void multiply(Kernel kernel, const MatmulProduct& product) {
+  void multiply(Kernel kernel, MatmulProduct product) {
+    if (kernel < Kernel::PackedPrimitive) product.packed_b = {};
     switch (kernel) {
       case Kernel::Sgemm:
         return multiply_fp32_with_bias(product);
       case Kernel::Primitive:
+      case Kernel::PackedPrimitive:
         return library_.multiply(product, panels());
       case Kernel::Converted: {
         const std::span<std::byte> both = panels(), a = both.first(both.size() / 2), b = both.last(both.size() / 2);
         return ConvertedMatmul({.a = as_floats(a), .b = as_floats(b), .c = sums()}, threads_).multiply(product);
       }
       case Kernel::Avx512Bf16:
+      case Kernel::PackedAvx512Bf16:
         return multiply_bf16(product, panels(), threads_, Bf16Kernel::Avx512Bf16);
       case Kernel::Amx:
+      case Kernel::PackedAmx:
         return multiply_bf16(product, panels(), threads_, Bf16Kernel::Amx);
     }
   }
@@ -146,6 +165,9 @@ class CpuMatmulOps : public MatmulOps {
 };
 
 }  // namespace
+
+bool processor_packs_weights() { return has_bf16_matmul(); }
+bool processor_gains_by_packed_weights() { return bf16_kernel_candidates().front() == Bf16Kernel::Amx; }
 
 std::unique_ptr<MatmulOps> make_cpu_matmul_ops(int threads, const Tensor& workspace) {
   return std::make_unique<CpuMatmulOps>(threads, workspace);

@@ -8,6 +8,7 @@ namespace tessera {
 struct MatmulProduct {
   Tensor c, a, b;
   Tensor bias = {};
+  Tensor packed_b = {};  // b once more, in panels (base/packed_weight.h); empty where nobody packed it
   bool transpose_a = false, transpose_b = false;
   bool accumulate = false;
 

@@ -4,8 +4,9 @@ namespace tessera {
 namespace {
 
 class NullMatmulOps : public MatmulOps {
-  void do_linear_forward(Tensor, Tensor, Tensor, Tensor, Stream&) override {}
-  void do_linear_backward_input(Tensor, Tensor, Tensor, Stream&) override {}
+  void do_linear_forward(Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
+  void do_linear_backward_input(Tensor, Tensor, Tensor, Tensor, Stream&) override {}
+  void do_pack_weight(Tensor, Tensor, PackedFor, Stream&) override {}
   void do_linear_backward_weight(Tensor, Tensor, Tensor, Tensor, RandomStream, Stream&) override {}
 };
 
