@@ -119,9 +119,10 @@ struct PrecisionConfig {
     visit("master", self.master, one_of({"fp32", "bf16"}), "weights that the optimizer changes; bf16 is rounded stochastically");
     visit("gradients", self.gradients, one_of({"fp32", "bf16"}), "sums of weight gradients; bf16 is rounded stochastically");
     visit("moments", self.moments, one_of({"fp32", "bf16"}), "optimizer states; bf16 is rounded stochastically");
-    visit("packed_weights", self.packed_weights, one_of({"auto", "on", "off"}),
-          "bf16 weights of linear layers also in the order in which matrix instructions read them, packed anew after each update: 4 bytes a "
-          "weight for faster matmuls; auto: on with AMX and at least 2048 tokens a step and replica");
+    visit(
+        "packed_weights", self.packed_weights, one_of({"auto", "on", "off"}),
+        "bf16 weights of linear layers also in the order in which matrix instructions read them, packed anew after each update: 4 bytes a "
+        "weight for faster matmuls; auto: on with AMX and at least 2048 tokens a step and replica");
     visit("loss_scale", self.loss_scale, between(1, 16777216), "what the loss is multiplied by at the start (fp16); a power of two");
     visit("loss_scale_dynamic", self.loss_scale_dynamic, any(), "the loss scale doubles after good steps and halves on overflows (fp16)");
     visit("loss_scale_growth_steps", self.loss_scale_growth_steps, between(1, 1000000), "good steps before the loss scale doubles");
