@@ -2,15 +2,18 @@
 #include <string>
 
 #include "base/random.h"
+#include "kernels/gradient_write.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "kernels/tuning.h"
 
 namespace tessera {
 
-/// What distinguishes two linear ops: N rows, I inputs, O outputs, whether a bias is added (or its gradient).
-inline ShapeKey linear_shape(int64_t N, int64_t I, int64_t O, const Tensor& bias, DType dtype) {
-  return {{N, I, O, bias.empty() ? 0 : 1}, dtype};
+/// What distinguishes two linear ops: N rows, I inputs, O outputs, whether there is a bias (or its gradient), and of a weight gradient
+/// whether it is added.
+inline ShapeKey linear_shape(int64_t N, int64_t I, int64_t O, const Tensor& bias, DType dtype,
+                             GradientWrite write = GradientWrite::Overwrite) {
+  return {{N, I, O, bias.empty() ? 0 : 1, key_of(write)}, dtype};
 }
 
 /// Linear layers. N rows (tokens), I inputs, O outputs. Activations may be column ranges of wider matrices (row stride > columns).
@@ -22,14 +25,16 @@ class MatmulOps : public Tunable {
   void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream);
   /// dx = dy weight.   dx [N, I], dy [N, O], weight [O, I].
   void linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream);
-  /// dweight += dy^T x,  dbias += sum of dy over N.   dweight [O, I], dbias [O] or empty, both fp32, or both bf16 and rounded
+  /// dweight = or += dy^T x,  dbias = or += sum of dy over N.   dweight [O, I], dbias [O] or empty, both fp32, or both bf16 and rounded
   /// stochastically: element e of dweight by half word e of `rounding`, of dbias by half word O I + e.   dy [N, O], x [N, I].
-  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream);
+  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, GradientWrite write, RandomStream rounding,
+                              Stream& stream);
 
  private:
   virtual void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream) = 0;
   virtual void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream) = 0;
-  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) = 0;
+  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, GradientWrite write, RandomStream rounding,
+                                         Stream& stream) = 0;
 };
 
 /// "oneDNN 3.2.0": the library behind the cpu device's matmuls, as it was loaded.

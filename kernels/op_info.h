@@ -70,8 +70,8 @@ enum class WaitReason : uint8_t { Tp, Dp, Pp, Tied, Data, Offload, Checkpoint, C
 constexpr int wait_reasons = static_cast<int>(WaitReason::Count);
 const char* name_of(WaitReason reason);
 
-/// What distinguishes two calls of one op: the extents that its docstring names (of a linear layer N, I, O, and 1 where it adds a bias),
-/// and the dtype.
+/// What distinguishes two calls of one op: the extents that its docstring names (of a linear layer N, I, O, and 1 where it adds a bias;
+/// of a weight gradient 1 more where it is added), and the dtype.
 struct ShapeKey {
   std::array<int64_t, 5> extents{};
   DType dtype = DType::f32;

@@ -56,14 +56,15 @@ class Operands {
 using Call = std::function<void(Stream&)>;
 
 Call linear_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& operands) {
-  const auto [N, I, O, biased, _] = shape.extents;
+  const auto [N, I, O, biased, adds] = shape.extents;
   const Tensor x = operands.take(shape.dtype, {N, I}), y = operands.take(shape.dtype, {N, O});
   const DType of_weight = kind == OpKind::LinearBackwardWeight ? DType::f32 : shape.dtype;
   const Tensor weight = operands.take(of_weight, {O, I}), bias = biased ? operands.take(of_weight, {O}) : Tensor();
   MatmulOps& ops = device.matmul();
   if (kind == OpKind::LinearForward) return [=, &ops](Stream& stream) { ops.linear_forward(y, x, weight, bias, stream); };
   if (kind == OpKind::LinearBackwardInput) return [=, &ops](Stream& stream) { ops.linear_backward_input(x, y, weight, stream); };
-  return [=, &ops](Stream& stream) { ops.linear_backward_weight(weight, bias, y, x, {}, stream); };
+  const GradientWrite write = adds ? GradientWrite::Add : GradientWrite::Overwrite;
+  return [=, &ops](Stream& stream) { ops.linear_backward_weight(weight, bias, y, x, write, {}, stream); };
 }
 
 Call attention_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& operands) {
