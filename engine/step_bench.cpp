@@ -87,9 +87,10 @@ double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
                dweight = buffers.take(DType::f32, {O, I});
   MatmulOps& ops_of = trainer.device().matmul();
   Stream stream("measure", false);
-  const double seconds = std::min({fastest([&] { ops_of.linear_forward(y, x, weight, {}, stream); }),
-                                   fastest([&] { ops_of.linear_backward_input(x, y, weight, stream); }),
-                                   fastest([&] { ops_of.linear_backward_weight(dweight, {}, y, x, {}, stream); })});
+  const double seconds =
+      std::min({fastest([&] { ops_of.linear_forward(y, x, weight, {}, stream); }),
+                fastest([&] { ops_of.linear_backward_input(x, y, weight, stream); }),
+                fastest([&] { ops_of.linear_backward_weight(dweight, {}, y, x, GradientWrite::Overwrite, {}, stream); })});
   return largest->flops / seconds;
 }
 

@@ -99,7 +99,6 @@ void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) 
   data_.load(data, samples_, stream);
   samples_ += run_.layout.batch_size;
   device_.update().begin_step(own_partial(), stop_vote ? 1 : 0, stream);
-  params_.zero_gradients(stream);
   stream.set_place(-1, -1);
   run_program(program_, transfers_, Mode::Train);  // forward, backward, send, receive, reduce: the schedule is data
   stream.set_phase(Phase::Update);
@@ -202,6 +201,7 @@ void Trainer::backward(const Action& action, Transfer transfer) {
     input.to_send = grad_out_[transfer.send];
   }
   PassContext context = pass(action.microbatch);
+  context.first = action.first;
   stage_.backward(input, slots_, action.slot, params_, context);
 }
 

@@ -152,8 +152,8 @@ void ElementwiseOps::embedding_forward(Tensor h, Tensor tokens, Tensor token_wei
          [&] { do_embedding_forward(h, tokens, token_weight, position_weight, T, stream); });
 }
 
-void ElementwiseOps::token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, RandomStream rounding,
-                                              Stream& stream) {
+void ElementwiseOps::token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, GradientWrite write,
+                                              RandomStream rounding, Stream& stream) {
   const int64_t N = dh.rows(), H = dh.columns(), V = dtoken.rows();
   expect_compute_type("token_embedding_backward", dh.dtype);
   expect_gradient_type("token_embedding_backward", dtoken.dtype);
@@ -161,18 +161,19 @@ void ElementwiseOps::token_embedding_backward(Tensor dtoken, Tensor dh, Tensor t
                                             {"dh", dh, {N, H}, dh.dtype},
                                             {"tokens", tokens, {N}, DType::i32},
                                             {"order", order, {N}, DType::i32}});
-  // How many different tokens there are is the data's secret; the price assumes that each occurs once.
+  // How many different tokens there are is the data's secret; the price of adding assumes that each occurs once.
   const int64_t sums = N * H * bytes_of(dtoken.dtype);
   run_op(stream,
          {.kind = OpKind::TokenEmbeddingBackward,
-          .shape = {{N, H, V}, dh.dtype},
+          .shape = {{N, H, V, key_of(write)}, dh.dtype},
           .flops = 1.0 * N * H,
-          .read_bytes = dh.bytes() + tokens.bytes() + order.bytes() + sums,
-          .write_bytes = sums},
-         [&] { do_token_embedding_backward(dtoken, dh, tokens, order, rounding, stream); });
+          .read_bytes = dh.bytes() + tokens.bytes() + order.bytes() + read_bytes_of(write, sums),
+          .write_bytes = write == GradientWrite::Add ? sums : dtoken.bytes()},
+         [&] { do_token_embedding_backward(dtoken, dh, tokens, order, write, rounding, stream); });
 }
 
-void ElementwiseOps::position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, RandomStream rounding, Stream& stream) {
+void ElementwiseOps::position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, GradientWrite write, RandomStream rounding,
+                                                 Stream& stream) {
   const int64_t N = dh.rows(), H = dh.columns(), P = dposition.rows();
   expect_compute_type("position_embedding_backward", dh.dtype);
   expect_gradient_type("position_embedding_backward", dposition.dtype);
@@ -181,11 +182,11 @@ void ElementwiseOps::position_embedding_backward(Tensor dposition, Tensor dh, in
   const int64_t sums = T * H * bytes_of(dposition.dtype);
   run_op(stream,
          {.kind = OpKind::PositionEmbeddingBackward,
-          .shape = {{N, H, P, T}, dh.dtype},
+          .shape = {{N, H, P, T, key_of(write)}, dh.dtype},
           .flops = 1.0 * N * H,
-          .read_bytes = dh.bytes() + sums,
-          .write_bytes = sums},
-         [&] { do_position_embedding_backward(dposition, dh, T, rounding, stream); });
+          .read_bytes = dh.bytes() + read_bytes_of(write, sums),
+          .write_bytes = write == GradientWrite::Add ? sums : dposition.bytes()},
+         [&] { do_position_embedding_backward(dposition, dh, T, write, rounding, stream); });
 }
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #pragma once
 #include "base/random.h"
+#include "kernels/gradient_write.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 
@@ -40,11 +41,12 @@ class ElementwiseOps {
   /// h[r] = token_weight[tokens[r]] + position_weight[r % T].   h [N, H], tokens [N] int32, token_weight [V, H], position_weight [P, H] or
   /// empty, N a multiple of T.
   void embedding_forward(Tensor h, Tensor tokens, Tensor token_weight, Tensor position_weight, int64_t T, Stream& stream);
-  /// dtoken[v] += sum of dh[r] over the r with tokens[r] = v, in row order, without float atomics.
+  /// dtoken[v] = or += sum of dh[r] over the r with tokens[r] = v, in row order, without float atomics; overwriting, 0 where there is none.
   /// dtoken [V, H], dh [N, H], tokens [N], order [N]: row numbers sorted stably by token (tokenizer/token_index.h).
-  void token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, RandomStream rounding, Stream& stream);
-  /// dposition[t] += sum of dh[b T + t] over b, in order.   dposition [P, H], dh [N, H].
-  void position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, RandomStream rounding, Stream& stream);
+  void token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, GradientWrite write, RandomStream rounding,
+                                Stream& stream);
+  /// dposition[t] = or += sum of dh[b T + t] over b, in order; overwriting, 0 from t = T on.   dposition [P, H], dh [N, H].
+  void position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, GradientWrite write, RandomStream rounding, Stream& stream);
 
  private:
   virtual void do_zero(Tensor t, Stream& stream) = 0;
@@ -58,9 +60,10 @@ class ElementwiseOps {
   virtual void do_rotary(Tensor x, Tensor table, Turn turn, Stream& stream) = 0;
   virtual void do_ordered_sum(Tensor out, Tensor pieces, Stream& stream) = 0;
   virtual void do_embedding_forward(Tensor h, Tensor tokens, Tensor token_weight, Tensor position_weight, int64_t T, Stream& stream) = 0;
-  virtual void do_token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, RandomStream rounding,
-                                           Stream& stream) = 0;
-  virtual void do_position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, RandomStream rounding, Stream& stream) = 0;
+  virtual void do_token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, GradientWrite write,
+                                           RandomStream rounding, Stream& stream) = 0;
+  virtual void do_position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, GradientWrite write, RandomStream rounding,
+                                              Stream& stream) = 0;
 };
 
 }  // namespace tessera

@@ -44,7 +44,8 @@ void MatmulOps::linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Strea
          [&] { do_linear_backward_input(dx, dy, weight, packed, stream); });
 }
 
-void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) {
+void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, GradientWrite write, RandomStream rounding,
+                                       Stream& stream) {
   const int64_t N = dy.rows(), I = x.columns(), O = dy.columns();
   expect_compute_type("linear_backward_weight", x.dtype);
   expect_gradient_type("linear_backward_weight", dweight.dtype);
@@ -55,11 +56,11 @@ void MatmulOps::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, 
   const int64_t sums = dweight.bytes() + bytes_of(dbias);
   run_op(stream,
          {.kind = OpKind::LinearBackwardWeight,
-          .shape = linear_shape(N, I, O, dbias, {}, x.dtype),
+          .shape = linear_gradient_shape(N, I, O, dbias, write, x.dtype),
           .flops = 2.0 * N * I * O,
-          .read_bytes = dy.bytes() + x.bytes() + sums,
+          .read_bytes = dy.bytes() + x.bytes() + read_bytes_of(write, sums),
           .write_bytes = sums},
-         [&] { do_linear_backward_weight(dweight, dbias, dy, x, rounding, stream); });
+         [&] { do_linear_backward_weight(dweight, dbias, dy, x, write, rounding, stream); });
 }
 
 void MatmulOps::pack_weight(Tensor packed, Tensor weight, PackedFor use, Stream& stream) {

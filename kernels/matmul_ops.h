@@ -2,15 +2,20 @@
 #include <string>
 
 #include "base/random.h"
+#include "kernels/gradient_write.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "kernels/tuning.h"
 
 namespace tessera {
 
-/// What distinguishes two linear ops: N rows, I inputs, O outputs, whether a bias is added (or its gradient), whether the weight is packed.
+/// What distinguishes two linear ops: N rows, I inputs, O outputs, whether a bias is added, whether the weight is packed.
 inline ShapeKey linear_shape(int64_t N, int64_t I, int64_t O, const Tensor& bias, const Tensor& packed, DType dtype) {
   return {{N, I, O, bias.empty() ? 0 : 1, packed.empty() ? 0 : 1}, dtype};
+}
+/// And two weight gradients: whether there is one of a bias, too, and whether they are added.
+inline ShapeKey linear_gradient_shape(int64_t N, int64_t I, int64_t O, const Tensor& dbias, GradientWrite write, DType dtype) {
+  return {{N, I, O, dbias.empty() ? 0 : 1, key_of(write)}, dtype};
 }
 
 /// The product that a packed weight serves: y = x weight^T, or dx = dy weight.
@@ -25,9 +30,10 @@ class MatmulOps : public Tunable {
   void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Stream& stream, Tensor packed = {});
   /// dx = dy weight.   dx [N, I], dy [N, O], weight [O, I]; packed as in linear_forward.
   void linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Stream& stream, Tensor packed = {});
-  /// dweight += dy^T x,  dbias += sum of dy over N.   dweight [O, I], dbias [O] or empty, both fp32, or both bf16 and rounded
+  /// dweight = or += dy^T x,  dbias = or += sum of dy over N.   dweight [O, I], dbias [O] or empty, both fp32, or both bf16 and rounded
   /// stochastically: element e of dweight by half word e of `rounding`, of dbias by half word O I + e.   dy [N, O], x [N, I].
-  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream);
+  void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, GradientWrite write, RandomStream rounding,
+                              Stream& stream);
   /// packed = the weight in panels, as that product reads it fastest; made anew whenever the weight has changed.
   /// weight [O, I] bf16; packed [packed_elements(I, O)] bf16 (base/packed_weight.h). InternalError without processor_packs_weights().
   void pack_weight(Tensor packed, Tensor weight, PackedFor use, Stream& stream);
@@ -35,8 +41,9 @@ class MatmulOps : public Tunable {
  private:
   virtual void do_linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias, Tensor packed, Stream& stream) = 0;
   virtual void do_linear_backward_input(Tensor dx, Tensor dy, Tensor weight, Tensor packed, Stream& stream) = 0;
+  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, GradientWrite write, RandomStream rounding,
+                                         Stream& stream) = 0;
   virtual void do_pack_weight(Tensor packed, Tensor weight, PackedFor use, Stream& stream) = 0;
-  virtual void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream& stream) = 0;
 };
 
 /// "oneDNN 3.2.0": the library behind the cpu device's matmuls, as it was loaded.

@@ -51,8 +51,8 @@ void NormOps::layer_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor 
          [&] { do_layer_norm_backward_input(dx, dh, dn, h, mean, rstd, weight, stream); });
 }
 
-void NormOps::layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, RandomStream rounding,
-                                         Stream& stream) {
+void NormOps::layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, GradientWrite write,
+                                         RandomStream rounding, Stream& stream) {
   const int64_t N = h.rows(), H = h.columns();
   expect_compute_type("layer_norm_backward_weight", h.dtype);
   expect_gradient_type("layer_norm_backward_weight", dweight.dtype);
@@ -65,11 +65,11 @@ void NormOps::layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn
   const int64_t sums = dweight.bytes() + dbias.bytes();
   run_op(stream,
          {.kind = OpKind::LayerNormBackwardWeight,
-          .shape = {{N, H}, h.dtype},
+          .shape = {{N, H, key_of(write)}, h.dtype},
           .flops = 5.0 * N * H,
-          .read_bytes = dn.bytes() + h.bytes() + mean.bytes() + rstd.bytes() + sums,
+          .read_bytes = dn.bytes() + h.bytes() + mean.bytes() + rstd.bytes() + read_bytes_of(write, sums),
           .write_bytes = sums},
-         [&] { do_layer_norm_backward_weight(dweight, dbias, dn, h, mean, rstd, rounding, stream); });
+         [&] { do_layer_norm_backward_weight(dweight, dbias, dn, h, mean, rstd, write, rounding, stream); });
 }
 
 void NormOps::rms_norm_forward(Tensor h, Tensor n, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, float epsilon,
@@ -112,7 +112,8 @@ void NormOps::rms_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h,
          [&] { do_rms_norm_backward_input(dx, dh, dn, h, rstd, weight, stream); });
 }
 
-void NormOps::rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, RandomStream rounding, Stream& stream) {
+void NormOps::rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, GradientWrite write, RandomStream rounding,
+                                       Stream& stream) {
   const int64_t N = h.rows(), H = h.columns();
   expect_compute_type("rms_norm_backward_weight", h.dtype);
   expect_gradient_type("rms_norm_backward_weight", dweight.dtype);
@@ -121,11 +122,11 @@ void NormOps::rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tens
       {{"dweight", dweight, {H}, dweight.dtype}, {"dn", dn, {N, H}, h.dtype}, {"h", h, {N, H}, h.dtype}, {"rstd", rstd, {N}, DType::f32}});
   run_op(stream,
          {.kind = OpKind::RmsNormBackwardWeight,
-          .shape = {{N, H}, h.dtype},
+          .shape = {{N, H, key_of(write)}, h.dtype},
           .flops = 3.0 * N * H,
-          .read_bytes = dn.bytes() + h.bytes() + rstd.bytes() + dweight.bytes(),
+          .read_bytes = dn.bytes() + h.bytes() + rstd.bytes() + read_bytes_of(write, dweight.bytes()),
           .write_bytes = dweight.bytes()},
-         [&] { do_rms_norm_backward_weight(dweight, dn, h, rstd, rounding, stream); });
+         [&] { do_rms_norm_backward_weight(dweight, dn, h, rstd, write, rounding, stream); });
 }
 
 }  // namespace tessera

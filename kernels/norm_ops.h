@@ -1,5 +1,6 @@
 #pragma once
 #include "base/random.h"
+#include "kernels/gradient_write.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 
@@ -18,17 +19,18 @@ class NormOps {
                           float epsilon, Stream& stream);
   /// dx = dh + the gradient that dn sends back through the norm: dh is the residual's own gradient.   dx, dh, dn, h [N, H]; dx may be dh.
   void layer_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Tensor weight, Stream& stream);
-  /// dweight += sum over N of dn (h - mean) rstd,  dbias += sum over N of dn.   dweight, dbias [H].
-  void layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, RandomStream rounding,
-                                  Stream& stream);
+  /// dweight = or += sum over N of dn (h - mean) rstd,  dbias = or += sum over N of dn.   dweight, dbias [H].
+  void layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, GradientWrite write,
+                                  RandomStream rounding, Stream& stream);
 
   /// h = residual + delta;  n = h rstd weight,  rstd = 1 / sqrt(mean of h^2 + epsilon).   Shapes as above.
   /// Zhang & Sennrich 2019, arXiv:1910.07467
   void rms_norm_forward(Tensor h, Tensor n, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, float epsilon, Stream& stream);
   /// dx = dh + the gradient that dn sends back through the norm; dx may be dh.
   void rms_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor rstd, Tensor weight, Stream& stream);
-  /// dweight += sum over N of dn h rstd.
-  void rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, RandomStream rounding, Stream& stream);
+  /// dweight = or += sum over N of dn h rstd.
+  void rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, GradientWrite write, RandomStream rounding,
+                                Stream& stream);
 
  private:
   virtual void do_layer_norm_forward(Tensor h, Tensor n, Tensor mean, Tensor rstd, Tensor residual, Tensor delta, Tensor weight,
@@ -36,11 +38,12 @@ class NormOps {
   virtual void do_layer_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor mean, Tensor rstd, Tensor weight,
                                             Stream& stream) = 0;
   virtual void do_layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd,
-                                             RandomStream rounding, Stream& stream) = 0;
+                                             GradientWrite write, RandomStream rounding, Stream& stream) = 0;
   virtual void do_rms_norm_forward(Tensor h, Tensor n, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, float epsilon,
                                    Stream& stream) = 0;
   virtual void do_rms_norm_backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor rstd, Tensor weight, Stream& stream) = 0;
-  virtual void do_rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, RandomStream rounding, Stream& stream) = 0;
+  virtual void do_rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, GradientWrite write, RandomStream rounding,
+                                           Stream& stream) = 0;
 };
 
 }  // namespace tessera

@@ -72,7 +72,7 @@ constexpr int wait_reasons = static_cast<int>(WaitReason::Count);
 const char* name_of(WaitReason reason);
 
 /// What distinguishes two calls of one op: the extents that its docstring names (of a linear layer N, I, O, 1 where it adds a bias, and 1
-/// where its weight is also packed), and the dtype.
+/// where its weight is also packed, or, of a weight gradient, where it is added), and the dtype.
 struct ShapeKey {
   std::array<int64_t, 5> extents{};
   DType dtype = DType::f32;

@@ -57,15 +57,18 @@ class Operands {
 using Call = std::function<void(Stream&)>;
 
 Call linear_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& operands) {
-  const auto [N, I, O, biased, is_packed] = shape.extents;
+  const auto [N, I, O, biased, flag] = shape.extents;
   const Tensor x = operands.take(shape.dtype, {N, I}), y = operands.take(shape.dtype, {N, O});
   const DType of_weight = kind == OpKind::LinearBackwardWeight ? DType::f32 : shape.dtype;
   const Tensor weight = operands.take(of_weight, {O, I}), bias = biased ? operands.take(of_weight, {O}) : Tensor();
-  const Tensor packed = is_packed ? operands.take(shape.dtype, {packed_elements(I, O)}) : Tensor();
   MatmulOps& ops = device.matmul();
+  if (kind == OpKind::LinearBackwardWeight) {
+    const GradientWrite write = flag ? GradientWrite::Add : GradientWrite::Overwrite;
+    return [=, &ops](Stream& stream) { ops.linear_backward_weight(weight, bias, y, x, write, {}, stream); };
+  }
+  const Tensor packed = flag ? operands.take(shape.dtype, {packed_elements(I, O)}) : Tensor();
   if (kind == OpKind::LinearForward) return [=, &ops](Stream& stream) { ops.linear_forward(y, x, weight, bias, stream, packed); };
-  if (kind == OpKind::LinearBackwardInput) return [=, &ops](Stream& stream) { ops.linear_backward_input(x, y, weight, stream, packed); };
-  return [=, &ops](Stream& stream) { ops.linear_backward_weight(weight, bias, y, x, {}, stream); };
+  return [=, &ops](Stream& stream) { ops.linear_backward_input(x, y, weight, stream, packed); };
 }
 
 Call attention_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& operands) {

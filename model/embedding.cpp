@@ -25,9 +25,11 @@ void Embedding::forward(Tensor h, Tensor tokens, const UnitView& unit, PassConte
 
 void Embedding::backward_weight(Tensor dh, Tensor tokens, Tensor order, const UnitView& unit, PassContext& pass) const {
   ElementwiseOps& ops = pass.device.elementwise();
-  ops.token_embedding_backward(unit.gradients[token_], dh, tokens, order, pass.rounding(unit.rounding[token_]), pass.stream);
+  ops.token_embedding_backward(unit.gradients[token_], dh, tokens, order, pass.write(unit, token_), pass.rounding(unit.rounding[token_]),
+                               pass.stream);
   if (position_ < 0) return;
-  ops.position_embedding_backward(unit.gradients[position_], dh, pass.shape.T, pass.rounding(unit.rounding[position_]), pass.stream);
+  ops.position_embedding_backward(unit.gradients[position_], dh, pass.shape.T, pass.write(unit, position_),
+                                  pass.rounding(unit.rounding[position_]), pass.stream);
 }
 
 }  // namespace tessera

@@ -10,7 +10,7 @@ class Embedding {
   static void declare(const ModelSpec& spec, std::vector<ParamDecl>& decls);
   /// h [N, H], tokens [N]
   void forward(Tensor h, Tensor tokens, const UnitView& unit, PassContext& pass) const;
-  /// Adds to the gradients of both weights.   dh [N, H], tokens [N], order [N]: rows sorted stably by token (tokenizer/token_index.h).
+  /// To the gradients of both weights (pass.write).   dh [N, H], tokens [N], order [N]: rows sorted stably by token (tokenizer/token_index.h).
   void backward_weight(Tensor dh, Tensor tokens, Tensor order, const UnitView& unit, PassContext& pass) const;
 
  private:

@@ -62,7 +62,7 @@ void Linear::backward_input(Tensor dx, Tensor dy, const UnitView& unit, PassCont
 
 void Linear::backward_weight(Tensor dy, Tensor x, const UnitView& unit, PassContext& pass, uint64_t part) const {
   pass.device.matmul().linear_backward_weight(fused(unit.gradients, weight_, count_), bias_of(unit.gradients), dy, x,
-                                              pass.rounding(unit.rounding[weight_], part), pass.stream);
+                                              pass.write(unit, weight_, part), pass.rounding(unit.rounding[weight_], part), pass.stream);
 }
 
 void Norm::declare(const ModelSpec& spec, const std::string& name, std::vector<ParamDecl>& decls) {
@@ -93,8 +93,9 @@ void Norm::backward_weight(Tensor dn, Tensor h, Tensor statistics, const UnitVie
   NormOps& ops = pass.device.norm();
   const Tensor &dweight = unit.gradients[weight_], &s = statistics;
   const RandomStream rounding = pass.rounding(unit.rounding[weight_]);
-  if (bias_ < 0) return ops.rms_norm_backward_weight(dweight, dn, h, row(s, 0), rounding, pass.stream);
-  ops.layer_norm_backward_weight(dweight, unit.gradients[bias_], dn, h, row(s, 0), row(s, 1), rounding, pass.stream);
+  const GradientWrite write = pass.write(unit, weight_);
+  if (bias_ < 0) return ops.rms_norm_backward_weight(dweight, dn, h, row(s, 0), write, rounding, pass.stream);
+  ops.layer_norm_backward_weight(dweight, unit.gradients[bias_], dn, h, row(s, 0), row(s, 1), write, rounding, pass.stream);
 }
 
 }  // namespace tessera

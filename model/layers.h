@@ -25,7 +25,7 @@ class Linear {
   void forward(Tensor y, Tensor x, const UnitView& unit, PassContext& pass) const;
   /// dx [N, I] = dy [N, O] W
   void backward_input(Tensor dx, Tensor dy, const UnitView& unit, PassContext& pass) const;
-  /// Adds dy^T x, and the sum of dy over N, to the gradients.   dy [N, O], x [N, I]; `part`: which part of the rows, for rounding
+  /// dy^T x, and the sum of dy over N, to the gradients (pass.write).   dy [N, O], x [N, I]; `part`: which part of the pass's rows
   void backward_weight(Tensor dy, Tensor x, const UnitView& unit, PassContext& pass, uint64_t part = 0) const;
 
  private:
@@ -46,7 +46,7 @@ class Norm {
   void forward(Tensor h, Tensor n, Tensor statistics, Tensor residual, Tensor delta, const UnitView& unit, PassContext& pass) const;
   /// dx = dh + what dn sends back through the norm.   dx, dh, dn, h [N, H]; dx may be dh
   void backward_input(Tensor dx, Tensor dh, Tensor dn, Tensor h, Tensor statistics, const UnitView& unit, PassContext& pass) const;
-  /// Adds to the gradients of weight and bias.
+  /// To the gradients of weight and bias (pass.write).
   void backward_weight(Tensor dn, Tensor h, Tensor statistics, const UnitView& unit, PassContext& pass) const;
 
  private:

@@ -25,9 +25,15 @@ struct PassContext {
   const StepControl* control;  // on the device: the loss scale
   Tensor rotary;               // [T, D] fp32, model/rotary.h; empty where positions are learned
   uint64_t number = 0;         // of this micro-batch over the whole run: bf16 gradients are rounded by it
+  bool first = false;          // the stage's first backward of the step
 
   /// Random numbers for adding to a gradient in this pass; `part` tells several additions to one gradient apart.
   RandomStream rounding(const RandomStream& of_gradient, uint64_t part = 0) const { return of_gradient.at(number << 16 | part); }
+  /// How sums of this pass reach the gradient of the unit's parameter `index`. The first part of the first pass overwrites what the last
+  /// step left.
+  GradientWrite write(const UnitView& unit, int index, uint64_t part = 0) const {
+    return first && part == 0 ? unit.first_write[index] : GradientWrite::Add;
+  }
 };
 
 /// A tensor that a sublayer keeps: from forward to backward (saved), or from the input gradient to the weight gradient (kept).

@@ -19,7 +19,7 @@ class Sublayer {
   /// flow.next_gradient = flow.gradient + what the branch sends back.
   virtual void backward_input(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept,
                               PassContext& pass) const = 0;
-  /// Accumulates the branch's weight gradients; flow.gradient as backward_input saw it.
+  /// The branch's weight gradients, added or written first (pass.write); flow.gradient as backward_input saw it.
   virtual void backward_weight(const Flow& flow, const UnitView& unit, const KeptTensors& saved, const KeptTensors& kept,
                                PassContext& pass) const = 0;
 };

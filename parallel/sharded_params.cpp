@@ -1,6 +1,7 @@
 #include "parallel/sharded_params.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/convert.h"
 #include "base/error.h"
@@ -62,7 +63,6 @@ ShardedParams::ShardedParams(const ShardMap& map, const Precision& precision, ui
       zero_(mesh.layout().zero),
       mesh_(mesh),
       matmul_(device.matmul()),
-      elementwise_(device.elementwise()),
       update_(device.update()),
       first_unit_(first_unit),
       buckets_(take_buckets(map, precision, first_unit, last_unit, mesh, device)),
@@ -84,6 +84,11 @@ ShardedParams::ShardedParams(const ShardMap& map, const Precision& precision, ui
     for (const LinearWeight& weight : packed_.back()) view.packed[weight.decl] = take_packed(weight, device);
     views_.push_back(std::move(view));
   }
+  std::set<const void*> written;  // what the backward, which runs from the last unit to the first, has reached before
+  for (auto view = views_.rbegin(); view != views_.rend(); ++view) {
+    for (const Tensor& gradient : view->gradients)
+      view->first_write.push_back(written.insert(gradient.data).second ? GradientWrite::Overwrite : GradientWrite::Add);
+  }
 }
 
 const LocalBucket* ShardedParams::find(const ShardMap::Place& place) const {
@@ -100,13 +105,6 @@ const UnitView& ShardedParams::gather(int unit, Stream& stream) {
 }
 
 void ShardedParams::release(int, Stream&) {}
-
-void ShardedParams::zero_gradients(Stream& stream) {
-  for (const LocalBucket& local : buckets_) {
-    stream.set_unit(local.bucket->unit);
-    elementwise_.zero(local.gradients, stream);
-  }
-}
 
 void ShardedParams::reduce(Stream& stream) {
   // A tied weight's sum waits for the other end of the pipe, so it comes last.

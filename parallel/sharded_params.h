@@ -21,7 +21,9 @@ struct UnitView {
   std::vector<Tensor> weights;         // compute dtype, the declaration's shape
   std::vector<Tensor> gradients;       // gradient dtype, accumulated over the micro-batches of a step
   std::vector<RandomStream> rounding;  // by which additions to a bf16 gradient are rounded
-  std::vector<PackedWeight> packed;    // at the first of the parameters that are one linear weight
+  // How a step's first backward reaches the gradients: it adds where a unit behind shows the same memory, whose backward came before.
+  std::vector<GradientWrite> first_write;
+  std::vector<PackedWeight> packed;  // at the first of the parameters that are one linear weight
 };
 
 /// `count` adjacent parameters as one: extents add up along axis 0 (q|k|v of shape [H, H] -> [3 H, H]).
@@ -30,7 +32,7 @@ Tensor fused(const std::vector<Tensor>& tensors, int first, int count);
 /// A bucket's memory on this rank.
 struct LocalBucket {
   const Bucket* bucket;
-  Tensor weights, gradients;         // flat [elements], in the compute and the gradient type
+  Tensor weights, gradients;         // flat [elements], in the compute and the gradient type; where no parameter lies, zeros from the arena
   Tensor master;                     // flat [update_end - update_begin], in the master type
   bool master_is_weight;             // both types are alike: `master` is a range of `weights`
   int64_t update_begin, update_end;  // what this rank updates and keeps optimizer states for: all (ZeRO-0) or its shard (ZeRO-1)
@@ -51,7 +53,6 @@ class ShardedParams {
   const UnitView& gather(int unit, Stream& stream);
   void release(int unit, Stream& stream);
 
-  void zero_gradients(Stream& stream);
   /// Sums the gradients of the units over ranks, from the last unit to the first, as the backward finished them; tied weights last.
   void reduce(Stream& stream);
   /// This rank's part of the exact norm.
@@ -77,7 +78,6 @@ class ShardedParams {
   int zero_;
   Mesh& mesh_;
   MatmulOps& matmul_;
-  ElementwiseOps& elementwise_;
   UpdateOps& update_;
   int first_unit_;
   std::vector<LocalBucket> buckets_;

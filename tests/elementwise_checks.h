@@ -190,16 +190,17 @@ struct EmbeddingGradients {
 inline RandomStream token_rounding() { return RandomStream(3, RandomPurpose::Rounding, "token", 5); }
 inline RandomStream position_rounding() { return RandomStream(3, RandomPurpose::Rounding, "position", 5); }
 
-/// What both backward ops make of tables of gradients that hold `before`.
+/// What both backward ops make of tables of gradients that hold `before`, or NaN where they overwrite.
 inline EmbeddingGradients embedding_backward(TestDevice& device, const EmbeddingSize& s, const std::vector<int32_t>& tokens,
-                                             const std::vector<float>& dh, DType dtype, DType gradient, float before) {
+                                             const std::vector<float>& dh, DType dtype, GradientCase gradient, float before) {
   const int64_t N = s.sequences * s.T;
-  const Tensor dtoken = device.tensor({s.V, s.H}, std::vector<float>(s.V * s.H, before), gradient),
-               dposition = device.tensor({s.P, s.H}, std::vector<float>(s.P * s.H, before), gradient),
-               dh_tensor = device.tensor({N, s.H}, dh, dtype);
+  const auto table = [&](int64_t rows) {
+    return device.tensor({rows, s.H}, old_gradient(gradient, std::vector<float>(rows * s.H, before)), gradient.dtype);
+  };
+  const Tensor dtoken = table(s.V), dposition = table(s.P), dh_tensor = device.tensor({N, s.H}, dh, dtype);
   device->elementwise().token_embedding_backward(dtoken, dh_tensor, device.tensor({N}, tokens), device.tensor({N}, sorted_by_token(tokens)),
-                                                 token_rounding(), device.stream());
-  device->elementwise().position_embedding_backward(dposition, dh_tensor, s.T, position_rounding(), device.stream());
+                                                 gradient.write, token_rounding(), device.stream());
+  device->elementwise().position_embedding_backward(dposition, dh_tensor, s.T, gradient.write, position_rounding(), device.stream());
   return {device.values(dtoken), device.values(dposition)};
 }
 
@@ -214,16 +215,16 @@ inline std::vector<float> added_and_rounded(const std::vector<float>& sums, floa
 }
 
 /// Bit for bit: the order of the sums and the random numbers are promised.
-inline void check_embedding_backward(TestDevice& device, const EmbeddingSize& s, DType dtype, DType gradient) {
-  SCOPED_TRACE(testing::Message() << s.sequences << " x " << s.T << " x " << s.H << ' ' << name_of(dtype) << ' ' << name_of(gradient));
-  const float before = 0.5f;
+inline void check_embedding_backward(TestDevice& device, const EmbeddingSize& s, DType dtype, GradientCase gradient) {
+  SCOPED_TRACE(testing::Message() << s.sequences << " x " << s.T << " x " << s.H << ' ' << name_of(dtype) << ' ' << text_of(gradient));
+  const float before = 0.5f, added = gradient.write == GradientWrite::Add ? before : 0;
   const std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   const std::vector<float> dh = rounded_to(dtype, random_values(s.sequences * s.T * s.H, "dh"));
   std::vector<float> dtoken(s.V * s.H), dposition(s.P * s.H);
   reference::embedding_backward(dtoken, dposition, dh, tokens, s.T, s.H);
   const EmbeddingGradients ours = embedding_backward(device, s, tokens, dh, dtype, gradient, before);
-  EXPECT_EQ(ours.dtoken, added_and_rounded(dtoken, before, gradient, token_rounding()));
-  EXPECT_EQ(ours.dposition, added_and_rounded(dposition, before, gradient, position_rounding()));
+  EXPECT_EQ(ours.dtoken, added_and_rounded(dtoken, added, gradient.dtype, token_rounding()));
+  EXPECT_EQ(ours.dposition, added_and_rounded(dposition, added, gradient.dtype, position_rounding()));
 }
 
 }  // namespace tessera::op_test

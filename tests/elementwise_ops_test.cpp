@@ -181,7 +181,7 @@ TEST(Embedding, ForwardIsOneRoundedAdditionOrACopy) {
 TEST(Embedding, BackwardSumsInRowOrderAndRoundsEachElementByItsOwnHalfWord) {
   TestDevice device = TestDevice::cpu();
   for (const DType dtype : compute_types) {
-    for (const DType gradient : {DType::f32, DType::bf16}) {
+    for (const GradientCase& gradient : gradient_cases) {
       for (const EmbeddingSize& size : embedding_sizes) check_embedding_backward(device, size, dtype, gradient);
     }
   }
@@ -193,14 +193,15 @@ TEST(Embedding, BackwardIsAsExactAsPlainCodeInEveryType) {
   const std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   for (const DType dtype : compute_types) {
     const std::vector<float> dh = rounded_to(dtype, random_values(s.sequences * s.T * s.H, "dh"));
-    std::vector<float> dtoken(s.V * s.H, 0.5f), dposition(s.P * s.H, 0.5f);
-    std::vector<double> exact_dtoken(s.V * s.H, 0.5), exact_dposition(s.P * s.H, 0.5);
-    reference::embedding_backward(dtoken, dposition, dh, tokens, s.T, s.H);
-    reference::embedding_backward(exact_dtoken, exact_dposition, converted<double>(dh), tokens, s.T, s.H);
-    for (const DType gradient : {DType::f32, DType::bf16}) {
+    for (const GradientCase& gradient : gradient_cases) {
+      const float added = gradient.write == GradientWrite::Add ? 0.5f : 0;
+      std::vector<float> dtoken(s.V * s.H, added), dposition(s.P * s.H, added);
+      std::vector<double> exact_dtoken(s.V * s.H, added), exact_dposition(s.P * s.H, added);
+      reference::embedding_backward(dtoken, dposition, dh, tokens, s.T, s.H);
+      reference::embedding_backward(exact_dtoken, exact_dposition, converted<double>(dh), tokens, s.T, s.H);
       const EmbeddingGradients ours = embedding_backward(device, s, tokens, dh, dtype, gradient, 0.5f);
-      expect_as_exact_as_plain_code("dtoken", ours.dtoken, dtoken, exact_dtoken, gradient);
-      expect_as_exact_as_plain_code("dposition", ours.dposition, dposition, exact_dposition, gradient);
+      expect_as_exact_as_plain_code("dtoken", ours.dtoken, dtoken, exact_dtoken, gradient.dtype);
+      expect_as_exact_as_plain_code("dposition", ours.dposition, dposition, exact_dposition, gradient.dtype);
     }
   }
 }
@@ -225,7 +226,7 @@ TEST(Embedding, BackwardBitsDependNotOnThreadsEvenWhereOneTokenFillsTheBatch) {
   std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   for (const bool alone : {false, true}) {
     if (alone) std::fill(tokens.begin(), tokens.end(), 17);
-    for (const DType gradient : {DType::f32, DType::bf16}) {
+    for (const GradientCase& gradient : gradient_cases) {
       const EmbeddingGradients expected = embedding_backward(one, s, tokens, dh, DType::bf16, gradient, 0.5f),
                                ours = embedding_backward(three, s, tokens, dh, DType::bf16, gradient, 0.5f);
       EXPECT_EQ(ours.dtoken, expected.dtoken);
@@ -235,15 +236,15 @@ TEST(Embedding, BackwardBitsDependNotOnThreadsEvenWhereOneTokenFillsTheBatch) {
 }
 
 /// Every op once; the results of those with a number in it.
-std::vector<float> every_op(TestDevice& device, DType dtype, DType gradient) {
+std::vector<float> every_op(TestDevice& device, DType dtype, GradientCase gradient) {
   const int64_t N = 600, H = 132, V = 40, T = 300;
   const std::vector<int32_t> tokens = random_tokens(N, V);
   const auto random = [&](Shape shape, const char* name) { return device.tensor(shape, random_values(shape.elements(), name), dtype); };
   const Tensor a = random({N, H}, "a"), b = random({N, H}, "b"), table = random({V, H}, "table"), positions = random({T, H}, "positions"),
                half = random({N, H / 2}, "half"), token_tensor = device.tensor({N}, tokens),
                order = device.tensor({N}, sorted_by_token(tokens)), angles = device.tensor({T, 22}, rotary_table(T, 22)),
-               dtable = device.tensor({V, H}, gradient), dpositions = device.tensor({T, H}, gradient),
-               pieces = device.tensor({2, N * H / 2}, gradient), out = device.tensor({N * H / 2}, gradient);
+               dtable = device.tensor({V, H}, gradient.dtype), dpositions = device.tensor({T, H}, gradient.dtype),
+               pieces = device.tensor({2, N * H / 2}, gradient.dtype), out = device.tensor({N * H / 2}, gradient.dtype);
   ElementwiseOps& ops = device->elementwise();
   Stream& stream = device.stream();
   ops.zero(out, stream);
@@ -254,8 +255,8 @@ std::vector<float> every_op(TestDevice& device, DType dtype, DType gradient) {
   ops.swiglu_forward(half, a, stream);
   ops.swiglu_backward(a, half, a, stream);
   ops.add(b, a, b, stream);
-  ops.token_embedding_backward(dtable, b, token_tensor, order, token_rounding(), stream);
-  ops.position_embedding_backward(dpositions, b, T, position_rounding(), stream);
+  ops.token_embedding_backward(dtable, b, token_tensor, order, gradient.write, token_rounding(), stream);
+  ops.position_embedding_backward(dpositions, b, T, gradient.write, position_rounding(), stream);
   ops.cast(pieces.reshaped({N, H}), b, 0.75f, stream);
   ops.ordered_sum(out, pieces, stream);
   ops.copy(a, b, stream);
@@ -270,7 +271,7 @@ std::vector<float> every_op(TestDevice& device, DType dtype, DType gradient) {
 TEST(Elementwise, BitsDependNeitherOnThreadsNorOnTheRun) {
   TestDevice one = TestDevice::cpu(1), two = TestDevice::cpu(2), three = TestDevice::cpu(3);
   for (const DType dtype : compute_types) {
-    for (const DType gradient : {DType::f32, DType::bf16}) {
+    for (const GradientCase& gradient : gradient_cases) {
       const std::vector<float> expected = every_op(one, dtype, gradient);
       EXPECT_EQ(every_op(one, dtype, gradient), expected);
       EXPECT_EQ(every_op(two, dtype, gradient), expected);
@@ -281,8 +282,29 @@ TEST(Elementwise, BitsDependNeitherOnThreadsNorOnTheRun) {
 
 TEST(Elementwise, TheNullDeviceRecordsTheSameOps) {
   for (const DType dtype : compute_types) {
-    expect_same_trace_on_null(13, [&](TestDevice& device) { every_op(device, dtype, DType::bf16); });
+    for (const GradientCase& gradient : gradient_cases)
+      expect_same_trace_on_null(13, [&](TestDevice& device) { every_op(device, dtype, gradient); });
   }
+}
+
+TEST(Embedding, ABackwardThatOverwritesWritesAllOfItsTableAndReadsNoneOfIt) {
+  TestDevice device = TestDevice::null();
+  Trace trace;
+  device.stream().set_trace(&trace);
+  const Tensor table = device.tensor({40, 8}), dh = device.tensor({6, 8}), rows = device.tensor({6}, DType::i32);
+  for (const GradientWrite write : gradient_writes) {
+    device->elementwise().token_embedding_backward(table, dh, rows, rows, write, {}, device.stream());
+    device->elementwise().position_embedding_backward(table, dh, 3, write, {}, device.stream());
+  }
+  ASSERT_EQ(trace.size(), 4u);
+  EXPECT_EQ(trace[0].info.read_bytes, 6 * 8 * 4 + 2 * 6 * 4);
+  EXPECT_EQ(trace[0].info.write_bytes, 40 * 8 * 4);
+  EXPECT_EQ(trace[1].info.read_bytes, 6 * 8 * 4);
+  EXPECT_EQ(trace[1].info.write_bytes, 40 * 8 * 4);
+  EXPECT_EQ(trace[2].info.read_bytes, 2 * 6 * 8 * 4 + 2 * 6 * 4) << "each token once";
+  EXPECT_EQ(trace[2].info.write_bytes, 6 * 8 * 4);
+  EXPECT_EQ(trace[3].info.read_bytes, 6 * 8 * 4 + 3 * 8 * 4);
+  EXPECT_EQ(trace[3].info.write_bytes, 3 * 8 * 4);
 }
 
 TEST(Elementwise, ThePriceCountsTheBytesOfEachType) {
@@ -343,10 +365,10 @@ TEST(Elementwise, WrongShapesAndTypesAreInternalErrors) {
   EXPECT_THROW(ops.embedding_forward(x, tokens, x, x, 3, stream), InternalError);
   EXPECT_THROW(ops.embedding_forward(x, tokens, x, {}, 3, stream), InternalError);
   EXPECT_THROW(ops.embedding_forward(x, tokens, x, x.row_range(0, 2), 4, stream), InternalError);
-  EXPECT_THROW(ops.token_embedding_backward(x, other, tokens, tokens, {}, stream), InternalError);
-  EXPECT_THROW(ops.token_embedding_backward(f16, f16, tokens, tokens, {}, stream), InternalError);
-  EXPECT_THROW(ops.position_embedding_backward(x, x, 3, {}, stream), InternalError);
-  EXPECT_THROW(ops.position_embedding_backward(f16, x, 4, {}, stream), InternalError);
+  EXPECT_THROW(ops.token_embedding_backward(x, other, tokens, tokens, GradientWrite::Add, {}, stream), InternalError);
+  EXPECT_THROW(ops.token_embedding_backward(f16, f16, tokens, tokens, GradientWrite::Add, {}, stream), InternalError);
+  EXPECT_THROW(ops.position_embedding_backward(x, x, 3, GradientWrite::Add, {}, stream), InternalError);
+  EXPECT_THROW(ops.position_embedding_backward(f16, x, 4, GradientWrite::Add, {}, stream), InternalError);
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ std::vector<std::string> ways_to_multiply(TestDevice& device, DType dtype) {
 /// Linear ops of these sizes are computed that way from here on, where they can be.
 void choose(TestDevice& device, const std::string& way, Sizes sizes, DType dtype) {
   for (const OpKind kind : linear_kinds) {
-    for (const int64_t flags : {0, 1, 2, 3}) {
+    for (const int64_t flags : {0, 1, 2, 3}) {  // bias; packed, or added
       const ShapeKey shape{{sizes.N, sizes.I, sizes.O, flags & 1, flags >> 1}, dtype};
       const auto known = device->matmul().candidates(kind, shape);
       if (std::ranges::find(known, way) != known.end()) device->matmul().choose(kind, shape, way);
@@ -97,19 +97,21 @@ TEST_P(MatmulOps, BackwardInputIsAsExactAsPlainCode) {
   });
 }
 
-TEST_P(MatmulOps, BackwardWeightAddsToWhatIsThereAsExactlyAsPlainCode) {
+TEST_P(MatmulOps, BackwardWeightAddsToWhatIsThereOrOverwritesItAsExactlyAsPlainCode) {
   for_each_way([&] {
-    for (const DType gradient : {DType::f32, DType::bf16}) {
-      const auto old_weight = rounded_to(gradient, random_values(O * I, "old weight")),
-                 old_bias = rounded_to(gradient, random_values(O, "old bias"));
-      const Tensor dweight = device.tensor({O, I}, old_weight, gradient), dbias = device.tensor({O}, old_bias, gradient);
-      device->matmul().linear_backward_weight(dweight, dbias, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
-      auto exact_weight = converted<double>(old_weight), exact_bias = converted<double>(old_bias);
-      auto plain_weight = old_weight, plain_bias = old_bias;
+    for (const GradientCase& c : gradient_cases) {
+      SCOPED_TRACE(text_of(c));
+      const auto start_weight = rounded_to(c.dtype, random_values(O * I, "old weight")),
+                 start_bias = rounded_to(c.dtype, random_values(O, "old bias"));
+      const Tensor dweight = device.tensor({O, I}, old_gradient(c, start_weight), c.dtype),
+                   dbias = device.tensor({O}, old_gradient(c, start_bias), c.dtype);
+      device->matmul().linear_backward_weight(dweight, dbias, tensor({N, O}, dy), tensor({N, I}, x), c.write, {}, device.stream());
+      auto plain_weight = added_to(c, start_weight), plain_bias = added_to(c, start_bias);
+      auto exact_weight = converted<double>(plain_weight), exact_bias = converted<double>(plain_bias);
       reference::linear_backward_weight(exact_weight, exact_bias, converted<double>(dy), converted<double>(x), N, I, O);
       reference::linear_backward_weight(plain_weight, plain_bias, dy, x, N, I, O);
-      expect_as_exact_as_plain_code("dweight", device.values(dweight), plain_weight, exact_weight, gradient);
-      expect_as_exact_as_plain_code("dbias", device.values(dbias), plain_bias, exact_bias, gradient);
+      expect_as_exact_as_plain_code("dweight", device.values(dweight), plain_weight, exact_weight, c.dtype);
+      expect_as_exact_as_plain_code("dbias", device.values(dbias), plain_bias, exact_bias, c.dtype);
     }
   });
 }
@@ -130,8 +132,9 @@ TEST_P(MatmulOps, ColumnRangesOfWiderMatricesGiveTheSameAndTouchNothingElse) {
 
     const Tensor sum = device.tensor({O}), dense_sum = device.tensor({O}), dweight = device.tensor({O, I}),
                  dense_dweight = device.tensor({O, I});
-    device->matmul().linear_backward_weight(dweight, sum, column(N, O, dy), column(N, I, x), {}, device.stream());
-    device->matmul().linear_backward_weight(dense_dweight, dense_sum, tensor({N, O}, dy), tensor({N, I}, x), {}, device.stream());
+    device->matmul().linear_backward_weight(dweight, sum, column(N, O, dy), column(N, I, x), GradientWrite::Add, {}, device.stream());
+    device->matmul().linear_backward_weight(dense_dweight, dense_sum, tensor({N, O}, dy), tensor({N, I}, x), GradientWrite::Add, {},
+                                            device.stream());
     EXPECT_LE(max_error(device.values(dweight), converted<double>(device.values(dense_dweight))), 1e-5);
     EXPECT_EQ(device.values(sum), device.values(dense_sum));
   });
@@ -161,15 +164,19 @@ TEST(MatmulGradients, InBf16AreRoundedOnceByTheHalfWordOfTheirElement) {
   const RandomStream rounding(7, RandomPurpose::Rounding, "weight", 3);
   const auto x = small_integers(N * I, "x"), dy = small_integers(N * O, "dy"), old_weight = small_integers(O * I, "old weight");
   const std::vector<float> old_bias(O, 1000);  // bf16 holds 1000, and then every fourth integer
-  auto weight_sums = old_weight, bias_sums = old_bias;
-  reference::linear_backward_weight(weight_sums, bias_sums, dy, x, N, I, O);
-  for (const DType dtype : compute_types) {
-    TestDevice device = TestDevice::cpu();
-    const Tensor dweight = device.tensor({O, I}, old_weight, DType::bf16), dbias = device.tensor({O}, old_bias, DType::bf16);
-    device->matmul().linear_backward_weight(dweight, dbias, device.tensor({N, O}, dy, dtype), device.tensor({N, I}, x, dtype), rounding,
-                                            device.stream());
-    EXPECT_EQ(device.values(dweight), stochastically(weight_sums, rounding, 0)) << name_of(dtype);
-    EXPECT_EQ(device.values(dbias), stochastically(bias_sums, rounding, O * I)) << name_of(dtype);
+  for (const GradientWrite write : gradient_writes) {
+    const GradientCase c{DType::bf16, write};
+    auto weight_sums = added_to(c, old_weight), bias_sums = added_to(c, old_bias);
+    reference::linear_backward_weight(weight_sums, bias_sums, dy, x, N, I, O);
+    for (const DType dtype : compute_types) {
+      TestDevice device = TestDevice::cpu();
+      const Tensor dweight = device.tensor({O, I}, old_gradient(c, old_weight), DType::bf16),
+                   dbias = device.tensor({O}, old_gradient(c, old_bias), DType::bf16);
+      device->matmul().linear_backward_weight(dweight, dbias, device.tensor({N, O}, dy, dtype), device.tensor({N, I}, x, dtype), write,
+                                              rounding, device.stream());
+      EXPECT_EQ(device.values(dweight), stochastically(weight_sums, rounding, 0)) << name_of(dtype) << ", " << text_of(c);
+      EXPECT_EQ(device.values(dbias), stochastically(bias_sums, rounding, O * I)) << name_of(dtype) << ", " << text_of(c);
+    }
   }
 }
 
@@ -179,8 +186,9 @@ TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
   for (const auto& [N, I, O] : {Sizes{4, 8000, 900}, Sizes{1200, 2000, 4}, Sizes{3, 12, 360000}, Sizes{2600, 16, 2600}}) {
     const auto x = small_integers(N * I, "x"), weight = small_integers(O * I, "weight"), bias = small_integers(O, "bias"),
                dy = small_integers(N * O, "dy");
-    std::vector<float> dweight_sums(O * I, 1000), none;
+    std::vector<float> dweight_sums(O * I, 1000), first_sums(O * I), none;
     reference::linear_backward_weight(dweight_sums, none, dy, x, N, I, O);
+    reference::linear_backward_weight(first_sums, none, dy, x, N, I, O);
     for (const DType dtype : {DType::bf16, DType::f16}) {
       TestDevice device = TestDevice::cpu(1);
       const Tensor tx = device.tensor({N, I}, x, dtype), tw = device.tensor({O, I}, weight, dtype), tdy = device.tensor({N, O}, dy, dtype),
@@ -189,15 +197,18 @@ TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
         SCOPED_TRACE(way);
         choose(device, way, {N, I, O}, dtype);
         const std::vector<float> old(O * I, 1000);
-        const Tensor dweight = device.tensor({O, I}, old), rounded_dweight = device.tensor({O, I}, old, DType::bf16);
+        const Tensor dweight = device.tensor({O, I}, old), rounded_dweight = device.tensor({O, I}, old, DType::bf16),
+                     first_dweight = device.tensor({O, I}, old);
         device->matmul().linear_forward(y, tx, tw, device.tensor({O}, bias, dtype), device.stream(),
                                         packed(device, tw, PackedFor::Forward));
         device->matmul().linear_backward_input(dx, tdy, tw, device.stream(), packed(device, tw, PackedFor::BackwardInput));
-        device->matmul().linear_backward_weight(dweight, {}, tdy, tx, {}, device.stream());
-        device->matmul().linear_backward_weight(rounded_dweight, {}, tdy, tx, rounding, device.stream());
+        device->matmul().linear_backward_weight(dweight, {}, tdy, tx, GradientWrite::Add, {}, device.stream());
+        device->matmul().linear_backward_weight(rounded_dweight, {}, tdy, tx, GradientWrite::Add, rounding, device.stream());
+        device->matmul().linear_backward_weight(first_dweight, {}, tdy, tx, GradientWrite::Overwrite, {}, device.stream());
         EXPECT_EQ(device.values(y), rounded_to(dtype, reference::linear_forward(x, weight, bias, N, I, O))) << name_of(dtype);
         EXPECT_EQ(device.values(dx), rounded_to(dtype, reference::linear_backward_input(dy, weight, N, I, O))) << name_of(dtype);
         EXPECT_EQ(device.values(dweight), dweight_sums) << name_of(dtype);
+        EXPECT_EQ(device.values(first_dweight), first_sums) << name_of(dtype);
         EXPECT_EQ(device.values(rounded_dweight), stochastically(dweight_sums, rounding, 0)) << name_of(dtype);
       }
     }
@@ -216,12 +227,14 @@ TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
       const std::vector<float> bias(n, 100);
       const Tensor ta = device.tensor({n, n}, a, dtype), tb = device.tensor({n, n}, b, dtype), tbias = device.tensor({n}, bias, dtype);
       const Tensor plain = device.tensor({n, n}, dtype), biased = device.tensor({n, n}, dtype), input = device.tensor({n, n}, dtype),
-                   weight = device.tensor({n, n}), wide = device.tensor({n, 2 * n}, dtype), part = wide.column_range(n, 2 * n);
+                   weight = device.tensor({n, n}), first_weight = device.tensor({n, n}), wide = device.tensor({n, 2 * n}, dtype),
+                   part = wide.column_range(n, 2 * n);
       device->matmul().linear_forward(plain, ta, tb, {}, device.stream());
       device->matmul().linear_forward(biased, ta, tb, tbias, device.stream());
       device->matmul().linear_forward(part, ta, tb, {}, device.stream());
       device->matmul().linear_backward_input(input, ta, tb, device.stream());
-      device->matmul().linear_backward_weight(weight, {}, ta, tb, {}, device.stream());
+      device->matmul().linear_backward_weight(weight, {}, ta, tb, GradientWrite::Add, {}, device.stream());
+      device->matmul().linear_backward_weight(first_weight, {}, ta, tb, GradientWrite::Overwrite, {}, device.stream());
       std::vector<float> weight_sums(n * n), none;
       reference::linear_backward_weight(weight_sums, none, a, b, n, n, n);
       EXPECT_EQ(device.values(plain), rounded_to(dtype, reference::linear_forward(a, b, none, n, n, n))) << name_of(dtype);
@@ -229,6 +242,7 @@ TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
       EXPECT_EQ(device.values(biased), rounded_to(dtype, reference::linear_forward(a, b, bias, n, n, n))) << name_of(dtype);
       EXPECT_EQ(device.values(input), rounded_to(dtype, reference::linear_backward_input(a, b, n, n, n))) << name_of(dtype);
       EXPECT_EQ(device.values(weight), weight_sums) << name_of(dtype);
+      EXPECT_EQ(device.values(first_weight), weight_sums) << name_of(dtype);
     }
   }
 }
@@ -302,7 +316,7 @@ TEST(MatmulDeterminism, TwoRunsGiveTheSameBits) {
                    dx = device.tensor({N, I}, dtype), dweight = device.tensor({O, I}), dbias = device.tensor({O});
       device->matmul().linear_forward(y, x, w, b, device.stream());
       device->matmul().linear_backward_input(dx, y, w, device.stream());
-      device->matmul().linear_backward_weight(dweight, dbias, y, x, {}, device.stream());
+      device->matmul().linear_backward_weight(dweight, dbias, y, x, GradientWrite::Add, {}, device.stream());
       int i = 0;
       for (const Tensor& result : {y, dx, dweight, dbias}) {
         if (run == 0) first[i] = device.values(result);
@@ -321,7 +335,7 @@ TEST(MatmulBiasGradient, DoesNotDependOnTheNumberOfThreads) {
       TestDevice device = TestDevice::cpu(threads);
       const Tensor dbias = device.tensor({O});
       device->matmul().linear_backward_weight(device.tensor({O, 1}), dbias, device.tensor({N, O}, random_values(N * O, "dy"), dtype),
-                                              device.tensor({N, 1}, dtype), {}, device.stream());
+                                              device.tensor({N, 1}, dtype), GradientWrite::Add, {}, device.stream());
       if (threads == 1) first = device.values(dbias);
       EXPECT_EQ(device.values(dbias), first) << name_of(dtype);
     }
@@ -346,7 +360,8 @@ TEST(MatmulChecks, AWrongShapeIsAnInternalErrorThatNamesIt) {
   EXPECT_THROW(device->matmul().pack_weight(device.tensor({32 * 32}, DType::bf16), weight, PackedFor::Forward, device.stream()),
                InternalError)
       << "fp32 is never packed";
-  EXPECT_THROW(device->matmul().linear_backward_weight(device.tensor({8, 16}), {}, y, x, {}, device.stream()), InternalError);
+  EXPECT_THROW(device->matmul().linear_backward_weight(device.tensor({8, 16}), {}, y, x, GradientWrite::Add, {}, device.stream()),
+               InternalError);
 }
 
 TEST(MatmulChecks, TypesThatDoNotBelongTogetherAreInternalErrors) {
@@ -361,7 +376,7 @@ TEST(MatmulChecks, TypesThatDoNotBelongTogetherAreInternalErrors) {
   EXPECT_THROW(forward(DType::f64, DType::f64, DType::f64), InternalError);
   const auto backward_weight = [&](DType dweight, DType dbias, DType x) {
     device->matmul().linear_backward_weight(device.tensor({16, 8}, dweight), device.tensor({16}, dbias), device.tensor({4, 16}, x),
-                                            device.tensor({4, 8}, x), {}, device.stream());
+                                            device.tensor({4, 8}, x), GradientWrite::Add, {}, device.stream());
   };
   EXPECT_NO_THROW(backward_weight(DType::f32, DType::f32, DType::f16));
   EXPECT_NO_THROW(backward_weight(DType::bf16, DType::bf16, DType::f32));
@@ -371,12 +386,13 @@ TEST(MatmulChecks, TypesThatDoNotBelongTogetherAreInternalErrors) {
 
 TEST(MatmulTrace, NullRecordsWhatCpuRecords) {
   for (const DType dtype : compute_types) {
-    expect_same_trace_on_null(3, [&](TestDevice& device) {
+    expect_same_trace_on_null(4, [&](TestDevice& device) {
       const Tensor x = device.tensor({4, 8}, dtype), weight = device.tensor({16, 8}, dtype), y = device.tensor({4, 16}, dtype),
                    bias = device.tensor({16}, dtype);
       device->matmul().linear_forward(y, x, weight, bias, device.stream());
       device->matmul().linear_backward_input(x, y, weight, device.stream());
-      device->matmul().linear_backward_weight(device.tensor({16, 8}), device.tensor({16}), y, x, {}, device.stream());
+      for (const GradientWrite write : gradient_writes)
+        device->matmul().linear_backward_weight(device.tensor({16, 8}), device.tensor({16}), y, x, write, {}, device.stream());
     });
   }
 }
@@ -391,6 +407,13 @@ TEST(MatmulTrace, PricesAMultiplyAddAsTwoAndEachOperandOnce) {
     EXPECT_EQ(trace.back().info.flops, 2 * 4 * 8 * 16);
     EXPECT_EQ(trace.back().info.read_bytes, bytes_of(dtype) * (4 * 8 + 16 * 8 + 16));
     EXPECT_EQ(trace.back().info.write_bytes, bytes_of(dtype) * 4 * 16);
+    for (const GradientWrite write : gradient_writes) {
+      device->matmul().linear_backward_weight(device.tensor({16, 8}), device.tensor({16}), device.tensor({4, 16}, dtype),
+                                              device.tensor({4, 8}, dtype), write, {}, device.stream());
+      const int64_t sums = 4 * (16 * 8 + 16), read = write == GradientWrite::Add ? sums : 0;
+      EXPECT_EQ(trace.back().info.read_bytes, bytes_of(dtype) * (4 * 8 + 4 * 16) + read);
+      EXPECT_EQ(trace.back().info.write_bytes, sums);
+    }
   }
 }
 

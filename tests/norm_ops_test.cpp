@@ -40,15 +40,17 @@ TEST_P(Norms, Bf16GradientsAreTheFp32OnesEachRoundedOnceByItsOwnHalfWord) {
   TestDevice device = TestDevice::cpu();
   for (const NormSize s : sizes) {
     const NormInputs in(c.dtype, s);
-    const NormResults wide = run_norm(device, c, make_norm_tensors(device, c, s, in, DType::f32, 0.5f));
-    NormResults expected = wide;
-    for (size_t i = 0; i < expected.dweight.size(); i++) {
-      expected.dweight[i] = rounded_stochastically(wide.dweight[i], rounding.half_word(i));
-      if (!wide.dbias.empty()) expected.dbias[i] = rounded_stochastically(wide.dbias[i], rounding.half_word(s.H + i));
+    for (const GradientWrite write : gradient_writes) {
+      const NormResults wide = run_norm(device, c, make_norm_tensors(device, c, s, in, {DType::f32, write}, 0.5f));
+      NormResults expected = wide;
+      for (size_t i = 0; i < expected.dweight.size(); i++) {
+        expected.dweight[i] = rounded_stochastically(wide.dweight[i], rounding.half_word(i));
+        if (!wide.dbias.empty()) expected.dbias[i] = rounded_stochastically(wide.dbias[i], rounding.half_word(s.H + i));
+      }
+      const NormResults ours = run_norm(device, c, make_norm_tensors(device, c, s, in, {DType::bf16, write}, 0.5f), rounding);
+      EXPECT_EQ(ours.dweight, expected.dweight);
+      EXPECT_EQ(ours.dbias, expected.dbias);
     }
-    const NormResults ours = run_norm(device, c, make_norm_tensors(device, c, s, in, DType::bf16, 0.5f), rounding);
-    EXPECT_EQ(ours.dweight, expected.dweight);
-    EXPECT_EQ(ours.dbias, expected.dbias);
   }
 }
 
@@ -58,7 +60,7 @@ TEST_P(Norms, BitsDependNeitherOnThreadsNorOnTheRun) {
   const RandomStream rounding(7, RandomPurpose::Rounding, "norm", 3);
   for (const DType gradient : {DType::f32, DType::bf16}) {
     TestDevice one = TestDevice::cpu(1);
-    const auto results = [&](TestDevice& device) { return run_norm(device, c, make_norm_tensors(device, c, s, in, gradient), rounding); };
+    const auto results = [&](TestDevice& device) { return run_norm(device, c, make_norm_tensors(device, c, s, in, {gradient}), rounding); };
     const NormResults expected = results(one);
     EXPECT_TRUE(results(one) == expected);
     for (const int threads : {2, 3}) {
@@ -98,12 +100,14 @@ TEST_P(Norms, RowsMayLieApart) {
 
 TEST_P(Norms, TheNullDeviceRecordsTheSameOps) {
   const NormSize s{4, 32};
-  expect_same_trace_on_null(5, [&](TestDevice& device) {
+  expect_same_trace_on_null(6, [&](TestDevice& device) {
     NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s));
     run_norm(device, c, t);
     t.delta = {}, t.residual = t.h, t.dweight = device.tensor({s.H}, DType::bf16);
     if (!t.dbias.empty()) t.dbias = device.tensor({s.H}, DType::bf16);
     norm_forward(device, c, t);
+    norm_backward_weight(device, c, t);
+    t.write = GradientWrite::Overwrite;
     norm_backward_weight(device, c, t);
   });
 }
@@ -113,14 +117,16 @@ TEST_P(Norms, EachOpCountsItsOperandsOnce) {
   Trace trace;
   device.stream().set_trace(&trace);
   const NormSize s{4, 32};
-  NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s), DType::bf16);
+  NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s), {DType::bf16});
   run_norm(device, c, t);
   t.delta = {}, t.residual = t.h;
   norm_forward(device, c, t);
+  t.write = GradientWrite::Overwrite;
+  norm_backward_weight(device, c, t);
   const int64_t vectors = c.kind == NormKind::RmsNorm ? 1 : 2;  // weight and rstd; for layer norm bias and mean too
   const int64_t matrix = t.h.bytes(), row = t.weight.bytes(), statistics = vectors * 4 * 4, gradients = vectors * 32 * 2;
   const bool rms = c.kind == NormKind::RmsNorm;
-  ASSERT_EQ(trace.size(), 4u);
+  ASSERT_EQ(trace.size(), 5u);
   EXPECT_EQ(trace[0].info.kind, rms ? OpKind::RmsNormForward : OpKind::LayerNormForward);
   EXPECT_EQ(trace[0].info.read_bytes, 2 * matrix + vectors * row);
   EXPECT_EQ(trace[0].info.write_bytes, 2 * matrix + statistics);
@@ -132,6 +138,8 @@ TEST_P(Norms, EachOpCountsItsOperandsOnce) {
   EXPECT_EQ(trace[2].info.write_bytes, gradients);
   EXPECT_EQ(trace[3].info.read_bytes, matrix + vectors * row) << "nothing is added";
   EXPECT_EQ(trace[3].info.write_bytes, matrix + statistics);
+  EXPECT_EQ(trace[4].info.read_bytes, 2 * matrix + statistics) << "what is overwritten is not read";
+  EXPECT_EQ(trace[4].info.write_bytes, gradients);
 }
 
 TEST_P(Norms, WrongShapesAndTypesAreInternalErrors) {

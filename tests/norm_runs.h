@@ -47,18 +47,21 @@ struct NormResults {
 /// The tensors of one call of each op. RMS norm has neither bias nor mean nor dbias.
 struct NormTensors {
   Tensor residual, delta, h, n, mean, rstd, weight, bias, dx, dh, dn, dweight, dbias;
+  GradientWrite write = GradientWrite::Add;
 };
 
-inline NormTensors make_norm_tensors(TestDevice& device, NormCase c, NormSize s, const NormInputs& in, DType gradient = DType::f32,
+inline NormTensors make_norm_tensors(TestDevice& device, NormCase c, NormSize s, const NormInputs& in, GradientCase gradient = {},
                                      float before = 0) {
   const auto matrix = [&](const std::vector<float>& values) { return device.tensor({s.N, s.H}, values, c.dtype); };
-  const std::vector<float> start(s.H, before);
+  const std::vector<float> start = old_gradient(gradient, std::vector<float>(s.H, before));
   NormTensors t;
+  t.write = gradient.write;
   t.residual = matrix(in.residual), t.delta = matrix(in.delta), t.dh = matrix(in.dh), t.dn = matrix(in.dn);
   t.h = device.tensor({s.N, s.H}, c.dtype), t.n = device.tensor({s.N, s.H}, c.dtype), t.dx = device.tensor({s.N, s.H}, c.dtype);
-  t.rstd = device.tensor({s.N}), t.weight = device.tensor({s.H}, in.weight, c.dtype), t.dweight = device.tensor({s.H}, start, gradient);
+  t.rstd = device.tensor({s.N}), t.weight = device.tensor({s.H}, in.weight, c.dtype),
+  t.dweight = device.tensor({s.H}, start, gradient.dtype);
   if (c.kind == NormKind::RmsNorm) return t;
-  t.mean = device.tensor({s.N}), t.bias = device.tensor({s.H}, in.bias, c.dtype), t.dbias = device.tensor({s.H}, start, gradient);
+  t.mean = device.tensor({s.N}), t.bias = device.tensor({s.H}, in.bias, c.dtype), t.dbias = device.tensor({s.H}, start, gradient.dtype);
   return t;
 }
 
@@ -77,8 +80,8 @@ inline void norm_backward_input(TestDevice& device, NormCase c, const NormTensor
 
 inline void norm_backward_weight(TestDevice& device, NormCase c, const NormTensors& t, RandomStream rounding = {}) {
   NormOps& ops = device->norm();
-  if (c.kind == NormKind::RmsNorm) return ops.rms_norm_backward_weight(t.dweight, t.dn, t.h, t.rstd, rounding, device.stream());
-  ops.layer_norm_backward_weight(t.dweight, t.dbias, t.dn, t.h, t.mean, t.rstd, rounding, device.stream());
+  if (c.kind == NormKind::RmsNorm) return ops.rms_norm_backward_weight(t.dweight, t.dn, t.h, t.rstd, t.write, rounding, device.stream());
+  ops.layer_norm_backward_weight(t.dweight, t.dbias, t.dn, t.h, t.mean, t.rstd, t.write, rounding, device.stream());
 }
 
 inline NormResults run_norm(TestDevice& device, NormCase c, const NormTensors& t, RandomStream rounding = {}) {
@@ -125,7 +128,7 @@ inline void expect_norms_as_exact_as_plain_code(TestDevice& device, NormCase c, 
   SCOPED_TRACE(testing::Message() << s.N << " x " << s.H);
   const NormInputs in(c.dtype, s);
   const float before = 0.5f;  // in dweight and dbias, which are added to
-  const NormResults ours = run_norm(device, c, make_norm_tensors(device, c, s, in, DType::f32, before));
+  const NormResults ours = run_norm(device, c, make_norm_tensors(device, c, s, in, {}, before));
   const auto plain = plain_norm_forward<float>(c.kind, in.h, in);
   const auto exact = plain_norm_forward<double>(c.kind, in.h, in);
   EXPECT_EQ(ours.h, in.h);
@@ -140,6 +143,11 @@ inline void expect_norms_as_exact_as_plain_code(TestDevice& device, NormCase c, 
   expect_as_exact_as_plain_code("dx", ours.dx, plain_gradients.dx, exact_gradients.dx, c.dtype);
   expect_as_exact_as_plain_code("dweight", ours.dweight, plain_gradients.dweight, exact_gradients.dweight);
   expect_as_exact_as_plain_code("dbias", ours.dbias, plain_gradients.dbias, exact_gradients.dbias);
+  const NormResults first = run_norm(device, c, make_norm_tensors(device, c, s, in, {DType::f32, GradientWrite::Overwrite}));
+  const auto plain_first = plain_norm_backward<float>(c.kind, saved, in.weight, in.dh, in.dn, 0);
+  const auto exact_first = plain_norm_backward<double>(c.kind, exactly, in.weight, in.dh, in.dn, 0);
+  expect_as_exact_as_plain_code("dweight, overwritten", first.dweight, plain_first.dweight, exact_first.dweight);
+  expect_as_exact_as_plain_code("dbias, overwritten", first.dbias, plain_first.dbias, exact_first.dbias);
 }
 
 /// One call of each op against itself on the same numbers in fp32. The arithmetic is that of fp32 whatever the storage, so every bit is known:

@@ -12,6 +12,7 @@
 #include "base/random.h"
 #include "kernels/cpu/storage.h"
 #include "kernels/device.h"
+#include "kernels/gradient_write.h"
 
 /// What the tests of ops share: a device with memory, random values, and the bound that every op must keep.
 namespace tessera::op_test {
@@ -31,6 +32,30 @@ std::vector<To> converted(const std::vector<From>& values) {
 
 /// The types that activations and weights may have.
 inline const std::vector<DType> compute_types = {DType::f32, DType::bf16, DType::f16};
+
+/// A gradient's type, and how an op reaches it.
+struct GradientCase {
+  DType dtype = DType::f32;
+  GradientWrite write = GradientWrite::Add;
+};
+constexpr GradientWrite gradient_writes[] = {GradientWrite::Overwrite, GradientWrite::Add};
+constexpr GradientCase gradient_cases[] = {{DType::f32, GradientWrite::Overwrite},
+                                           {DType::f32, GradientWrite::Add},
+                                           {DType::bf16, GradientWrite::Overwrite},
+                                           {DType::bf16, GradientWrite::Add}};
+inline std::string text_of(const GradientCase& c) {
+  return std::string(name_of(c.dtype)) + (c.write == GradientWrite::Add ? ", added" : ", overwritten");
+}
+
+/// What stands in a gradient before an op that adds to `start`: NaN where it shall overwrite instead, so that nothing of it may be left.
+inline std::vector<float> old_gradient(const GradientCase& c, const std::vector<float>& start) {
+  if (c.write == GradientWrite::Add) return start;
+  return std::vector<float>(start.size(), std::numeric_limits<float>::quiet_NaN());
+}
+/// What of `start` is part of the sums.
+inline std::vector<float> added_to(const GradientCase& c, const std::vector<float>& start) {
+  return c.write == GradientWrite::Add ? start : std::vector<float>(start.size());
+}
 
 /// What storage in `dtype` makes of the values: each rounded to nearest.
 inline std::vector<float> rounded_to(DType dtype, std::vector<float> values) {

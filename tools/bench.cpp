@@ -69,8 +69,8 @@ std::string shape_text(const OpInfo& info) {
   std::string text;
   for (size_t i = 0; i < info.shape.extents.size(); i++) {
     const int64_t extent = info.shape.extents[i];
-    if (linear && i == 3) {
-      if (extent != 0) text += " + bias";
+    if (linear && i >= 3) {
+      if (extent != 0) text += i == 3 ? " + bias" : ", added";
     } else if (extent != 0) {
       text += (text.empty() ? "" : " x ") + std::to_string(extent);
     }

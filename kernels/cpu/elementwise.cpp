@@ -146,7 +146,9 @@ class CpuElementwiseOps : public ElementwiseOps {
     for_each_row(h, [&](int64_t begin, int64_t end) { embedding_forward_rows(h, tokens, token_weight, position_weight, T, begin, end); });
   }
 
-  void do_token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, RandomStream rounding, Stream&) override {
+  void do_token_embedding_backward(Tensor dtoken, Tensor dh, Tensor tokens, Tensor order, GradientWrite write, RandomStream rounding,
+                                   Stream& stream) override {
+    if (write == GradientWrite::Overwrite) do_zero(dtoken, stream);  // a batch has few of the tokens
     const int32_t *token_of = tokens.as<int32_t>(), *rows = order.as<int32_t>();
     const int64_t N = dh.rows();
     // A cut moves to the end of its token, which then belongs to the thread before.
@@ -155,14 +157,17 @@ class CpuElementwiseOps : public ElementwiseOps {
       return cut;
     };
     for_each_row(dh, [&](int64_t begin, int64_t end) {
-      token_embedding_backward_range(dtoken, dh, tokens, order, rounding, whole_tokens(begin), whole_tokens(end));
+      token_embedding_backward_range(dtoken, dh, tokens, order, write, rounding, whole_tokens(begin), whole_tokens(end));
     });
   }
 
-  void do_position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, RandomStream rounding, Stream&) override {
-    if (dh.rows() == 0) return;
+  void do_position_embedding_backward(Tensor dposition, Tensor dh, int64_t T, GradientWrite write, RandomStream rounding,
+                                      Stream& stream) override {
+    const int64_t summed = dh.rows() == 0 ? 0 : T;
+    if (write == GradientWrite::Overwrite) do_zero(dposition.row_range(summed, dposition.rows()), stream);
+    if (summed == 0) return;
     for_each_range(T * dh.columns(),
-                   [&](int64_t begin, int64_t end) { position_embedding_backward_range(dposition, dh, T, rounding, begin, end); });
+                   [&](int64_t begin, int64_t end) { position_embedding_backward_range(dposition, dh, T, write, rounding, begin, end); });
   }
 
   template <class Body>

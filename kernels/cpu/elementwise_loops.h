@@ -23,11 +23,11 @@ void rotary_rows(const Tensor& x, const Tensor& table, Turn turn, int64_t begin,
 
 void embedding_forward_rows(const Tensor& h, const Tensor& tokens, const Tensor& token_weight, const Tensor& position_weight, int64_t T,
                             int64_t begin, int64_t end);
-/// Entries [begin, end) of order, which hold all rows of each of their tokens.
-void token_embedding_backward_range(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order,
+/// Entries [begin, end) of order, which hold all rows of each of their tokens; the other rows of dtoken stay as they are.
+void token_embedding_backward_range(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order, GradientWrite write,
                                     const RandomStream& rounding, int64_t begin, int64_t end);
 /// Elements [begin, end) of the first T rows of dposition.
-void position_embedding_backward_range(const Tensor& dposition, const Tensor& dh, int64_t T, const RandomStream& rounding, int64_t begin,
-                                       int64_t end);
+void position_embedding_backward_range(const Tensor& dposition, const Tensor& dh, int64_t T, GradientWrite write,
+                                       const RandomStream& rounding, int64_t begin, int64_t end);
 
 }  // namespace tessera

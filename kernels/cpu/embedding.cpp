@@ -36,10 +36,10 @@ void embedding_forward_loop(const Tensor& h, const Tensor& tokens, const Tensor&
   });
 }
 
-/// gradient[i] += row(0)[i] + row(1)[i] + ... for n elements, `count` rows: summed in registers before they meet the gradient.
+/// gradient[i] = or += row(0)[i] + row(1)[i] + ... for n elements, `count` rows: summed in registers before they meet the gradient.
 /// bf16 is rounded by half words first + i.
 template <class G, class Row>
-void add_rows(G* gradient, int64_t n, int64_t count, Row row, const RandomStream& rounding, int64_t first) {
+void sum_rows(G* gradient, int64_t n, int64_t count, Row row, GradientWrite write, const RandomStream& rounding, int64_t first) {
   constexpr int64_t block = 512;
   HWY_ALIGN float sums[block];
   for (int64_t begin = 0; begin < n; begin += block) {
@@ -49,7 +49,7 @@ void add_rows(G* gradient, int64_t n, int64_t count, Row row, const RandomStream
       for (int64_t k = 1; k < count; k++) sum = hn::Add(sum, load(d, row(k) + begin + i));
       hn::StoreU(sum, d, sums + i);
     });
-    add_to_gradient(gradient + begin, sums, size, rounding, static_cast<uint64_t>(first + begin));
+    write_gradient(gradient + begin, sums, size, write, rounding, static_cast<uint64_t>(first + begin));
   }
 }
 
@@ -62,7 +62,7 @@ void with_types(const Tensor& gradient, const Tensor& rows, const Body& body) {
   });
 }
 
-void token_embedding_backward_loop(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order,
+void token_embedding_backward_loop(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order, GradientWrite write,
                                    const RandomStream& rounding, int64_t begin, int64_t end) {
   const int64_t H = dh.columns();
   const int32_t *token_of = tokens.as<int32_t>(), *rows = order.as<int32_t>();
@@ -72,20 +72,20 @@ void token_embedding_backward_loop(const Tensor& dtoken, const Tensor& dh, const
       for (last = first + 1; last < end && token_of[rows[last]] == token; last++) {
       }
       const S* data = dh.as<S>();
-      add_rows(
-          dtoken.as<G>() + token * H, H, last - first, [=](int64_t k) { return data + rows[first + k] * H; }, rounding, token * H);
+      sum_rows(
+          dtoken.as<G>() + token * H, H, last - first, [=](int64_t k) { return data + rows[first + k] * H; }, write, rounding, token * H);
     }
   });
 }
 
 /// Sequences lie T rows apart.
-void position_embedding_backward_loop(const Tensor& dposition, const Tensor& dh, int64_t T, const RandomStream& rounding, int64_t begin,
-                                      int64_t end) {
+void position_embedding_backward_loop(const Tensor& dposition, const Tensor& dh, int64_t T, GradientWrite write,
+                                      const RandomStream& rounding, int64_t begin, int64_t end) {
   const int64_t apart = T * dh.columns(), sequences = dh.rows() / T;
   with_types(dposition, dh, [&]<class G, class S>(G*, S*) {
     const S* data = dh.as<S>() + begin;
-    add_rows(
-        dposition.as<G>() + begin, end - begin, sequences, [=](int64_t k) { return data + k * apart; }, rounding, begin);
+    sum_rows(
+        dposition.as<G>() + begin, end - begin, sequences, [=](int64_t k) { return data + k * apart; }, write, rounding, begin);
   });
 }
 
@@ -107,14 +107,14 @@ void embedding_forward_rows(const Tensor& h, const Tensor& tokens, const Tensor&
   HWY_DYNAMIC_DISPATCH(embedding_forward_loop)(h, tokens, token_weight, position_weight, T, begin, end);
 }
 
-void token_embedding_backward_range(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order,
+void token_embedding_backward_range(const Tensor& dtoken, const Tensor& dh, const Tensor& tokens, const Tensor& order, GradientWrite write,
                                     const RandomStream& rounding, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(token_embedding_backward_loop)(dtoken, dh, tokens, order, rounding, begin, end);
+  HWY_DYNAMIC_DISPATCH(token_embedding_backward_loop)(dtoken, dh, tokens, order, write, rounding, begin, end);
 }
 
-void position_embedding_backward_range(const Tensor& dposition, const Tensor& dh, int64_t T, const RandomStream& rounding, int64_t begin,
-                                       int64_t end) {
-  HWY_DYNAMIC_DISPATCH(position_embedding_backward_loop)(dposition, dh, T, rounding, begin, end);
+void position_embedding_backward_range(const Tensor& dposition, const Tensor& dh, int64_t T, GradientWrite write,
+                                       const RandomStream& rounding, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(position_embedding_backward_loop)(dposition, dh, T, write, rounding, begin, end);
 }
 
 }  // namespace tessera

@@ -1,4 +1,4 @@
-// Sums that are added to a gradient, which is fp32, or bf16 and rounded stochastically.
+// Sums on their way to a gradient, which is fp32, or bf16 and rounded stochastically.
 // Included once for each instruction set, after hwy/foreach_target.h (Highway's "-inl" convention).
 #if defined(TESSERA_KERNELS_CPU_GRADIENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TESSERA_KERNELS_CPU_GRADIENT_INL_H_
@@ -12,6 +12,7 @@
 #include "kernels/cpu/philox-inl.h"
 #include "kernels/cpu/simd_math-inl.h"
 #include "kernels/cpu/simd_storage-inl.h"
+#include "kernels/gradient_write.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tessera {
@@ -31,14 +32,16 @@ inline void half_words(const RandomStream& stream, uint64_t counter, int64_t cou
   }
 }
 
-/// gradient[i] += sums[i] for n elements.
-inline void add_to_gradient(float* gradient, const float* sums, int64_t n, const RandomStream&, uint64_t) {
+/// gradient[i] = or += sums[i] for n elements.
+inline void write_gradient(float* gradient, const float* sums, int64_t n, GradientWrite write, const RandomStream&, uint64_t) {
+  if (write == GradientWrite::Overwrite) return void(std::copy_n(sums, n, gradient));
   for_each_vector(
       n, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, gradient + i), hn::LoadU(d, sums + i)), d, gradient + i); });
 }
 
 /// The same in bf16: each sum is made in fp32 and rounded once, element i by half word first + i.
-inline void add_to_gradient(bf16_t* gradient, const float* sums, int64_t n, const RandomStream& rounding, uint64_t first) {
+inline void write_gradient(bf16_t* gradient, const float* sums, int64_t n, GradientWrite write, const RandomStream& rounding,
+                           uint64_t first) {
   constexpr int64_t counters = 64, most = 8 * counters;
   alignas(64) uint16_t halves[most];
   while (n > 0) {
@@ -48,7 +51,8 @@ inline void add_to_gradient(bf16_t* gradient, const float* sums, int64_t n, cons
     for_each_vector(count, [=](auto d, int64_t i) HWY_ATTR {
       const hn::RebindToUnsigned<decltype(d)> wide;
       const hn::Rebind<uint16_t, decltype(d)> narrow;
-      const auto value = hn::Add(load(d, gradient + i), hn::LoadU(d, sums + i));
+      auto value = hn::LoadU(d, sums + i);
+      if (write == GradientWrite::Add) value = hn::Add(load(d, gradient + i), value);
       const auto word = hn::BitCast(wide, value), added = hn::Add(word, hn::PromoteTo(wide, hn::LoadU(narrow, random + i)));
       // Infinities and NaN stay: a carry would make them something else.
       const auto kept = bf16_words(d, value);

@@ -45,11 +45,12 @@ class CpuMatmulOps : public MatmulOps {
  private:
   /// The first is the rule: what was faster wherever it was measured. Where the weight is packed too, a kernel that reads it so comes first.
   std::vector<Kernel> kernels_for(OpKind kind, const ShapeKey& shape) const {
-    const bool packed = shape.extents[4] != 0;
+    const bool gradient = kind == OpKind::LinearBackwardWeight, packed = !gradient && shape.extents[4] != 0;
     const DType dtype = shape.dtype;
     if (dtype == DType::f32) {
       // sgemm adds to a gradient by itself; a primitive's product would need a pass of its own.
-      if (kind == OpKind::LinearBackwardWeight) return {Kernel::Sgemm};
+      const bool adds = shape.extents[4] == key_of(GradientWrite::Add);
+      if (gradient && adds) return {Kernel::Sgemm};
       return {Kernel::Sgemm, Kernel::Primitive};
     }
     std::vector<Kernel> kernels;
@@ -90,19 +91,21 @@ class CpuMatmulOps : public MatmulOps {
     pack_bf16(packed, weight, use == PackedFor::Forward, threads_);
   }
 
-  void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, RandomStream rounding, Stream&) override {
-    const ShapeKey shape = linear_shape(x.rows(), x.columns(), dy.columns(), dbias, {}, x.dtype);
+  void do_linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x, GradientWrite write, RandomStream rounding,
+                                 Stream&) override {
+    const ShapeKey shape = linear_gradient_shape(x.rows(), x.columns(), dy.columns(), dbias, write, x.dtype);
     const Kernel kernel = kernel_for(OpKind::LinearBackwardWeight, shape);
+    const bool adds = write == GradientWrite::Add;
     // A primitive is faster when it overwrites, and bf16 sums must be rounded in our own way.
-    if (dweight.dtype == DType::f32 && kernel != Kernel::Primitive) {
-      multiply(kernel, {.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = true});
+    if (dweight.dtype == DType::f32 && !(adds && kernel == Kernel::Primitive)) {
+      multiply(kernel, {.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = adds});
     } else {
-      add_product(kernel, dweight, dy, x, rounding);
+      write_product(kernel, dweight, dy, x, write, rounding);
     }
     if (!dbias.empty()) {
       constexpr int64_t grain = 64;  // whole cache lines in every type
       parallel_ranges(dbias.elements(), grain, dy.rows(), threads_, [&](int64_t begin, int64_t end) {
-        add_bias_gradient_columns(dbias, dy, rounding, static_cast<uint64_t>(dweight.elements()), begin, end);
+        bias_gradient_columns(dbias, dy, write, rounding, static_cast<uint64_t>(dweight.elements()), begin, end);
       });
     }
   }
@@ -140,8 +143,9 @@ class CpuMatmulOps : public MatmulOps {
     multiply_fp32(product);
   }
 
-  /// dweight += dy^T x, as many rows at a time as the workspace holds.
-  void add_product(Kernel kernel, const Tensor& dweight, const Tensor& dy, const Tensor& x, const RandomStream& rounding) {
+  /// dweight = or += dy^T x, as many rows at a time as the workspace holds.
+  void write_product(Kernel kernel, const Tensor& dweight, const Tensor& dy, const Tensor& x, GradientWrite write,
+                     const RandomStream& rounding) {
     const std::span<float> room = this->sums();
     const int64_t O = dweight.rows(), I = dweight.columns(), rows = std::min(O, static_cast<int64_t>(room.size()) / I);
     invariant(rows > 0, "a row of a weight is longer than the matmuls' workspace");
@@ -151,8 +155,8 @@ class CpuMatmulOps : public MatmulOps {
       multiply(kernel, {.c = sums, .a = dy.column_range(first, first + count), .b = x, .transpose_a = true});
       parallel_ranges(count, 1, I, threads_, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; r++) {
-          add_to_gradient_range(to.row_range(r, r + 1).data, to.dtype, sums.row_range(r, r + 1).as<float>(), I, rounding,
-                                static_cast<uint64_t>((first + r) * I));
+          write_gradient_range(to.row_range(r, r + 1).data, to.dtype, sums.row_range(r, r + 1).as<float>(), I, write, rounding,
+                               static_cast<uint64_t>((first + r) * I));
         }
       });
     }

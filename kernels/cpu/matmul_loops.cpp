@@ -1,4 +1,4 @@
-// Around the matrix products: conversions, sums over rows for bias gradients, and what is added to gradients.
+// Around the matrix products: conversions, sums over rows for bias gradients, and what reaches gradients.
 #include "kernels/cpu/matmul_loops.h"
 
 #include "kernels/cpu/storage.h"
@@ -30,9 +30,10 @@ void convert_loop(void* to, DType to_type, const void* from, DType from_type, in
   }
 }
 
-void add_to_gradient_loop(void* gradient, DType dtype, const float* sums, int64_t n, const RandomStream& rounding, uint64_t first) {
-  if (dtype == DType::bf16) return add_to_gradient(static_cast<bf16_t*>(gradient), sums, n, rounding, first);
-  add_to_gradient(static_cast<float*>(gradient), sums, n, rounding, first);
+void write_gradient_loop(void* gradient, DType dtype, const float* sums, int64_t n, GradientWrite write, const RandomStream& rounding,
+                         uint64_t first) {
+  if (dtype == DType::bf16) return write_gradient(static_cast<bf16_t*>(gradient), sums, n, write, rounding, first);
+  write_gradient(static_cast<float*>(gradient), sums, n, write, rounding, first);
 }
 
 /// sums[i] += rows[0][i] + rows[1][i] + ... in this order; several rows at a time spare loads and stores of the sums.
@@ -48,8 +49,8 @@ HWY_INLINE void add_rows(float* sums, const T* rows, int64_t stride, int64_t n) 
 /// Rows are added in groups, whose sums are added in turn: one long sum would round more, and the groups do not depend on the number of
 /// threads.
 template <class T>
-void add_columns(const Tensor& dbias, const T* matrix, int64_t stride, int64_t rows, const RandomStream& rounding, uint64_t first,
-                 int64_t begin, int64_t end) {
+void sum_columns(const Tensor& dbias, const T* matrix, int64_t stride, int64_t rows, GradientWrite write, const RandomStream& rounding,
+                 uint64_t first, int64_t begin, int64_t end) {
   constexpr int64_t group = 128, block = 1024;  // sums of a block of columns stay in the nearest cache
   alignas(64) float totals[block], sums[block];
   for (int64_t column = begin; column < end; column += block) {
@@ -63,14 +64,15 @@ void add_columns(const Tensor& dbias, const T* matrix, int64_t stride, int64_t r
       for (; r < stop; r++) add_rows<1>(sums, matrix + r * stride + column, stride, n);
       add_rows<1>(totals, sums, 0, n);
     }
-    add_to_gradient_loop(static_cast<char*>(dbias.data) + column * bytes_of(dbias.dtype), dbias.dtype, totals, n, rounding,
-                         first + static_cast<uint64_t>(column));
+    write_gradient_loop(static_cast<char*>(dbias.data) + column * bytes_of(dbias.dtype), dbias.dtype, totals, n, write, rounding,
+                        first + static_cast<uint64_t>(column));
   }
 }
 
-void add_bias_gradient_loop(const Tensor& dbias, const Tensor& dy, const RandomStream& rounding, uint64_t first, int64_t begin,
-                            int64_t end) {
-  with_storage(dy.dtype, [&]<class T>(T*) { add_columns(dbias, dy.as<T>(), dy.row_stride(), dy.rows(), rounding, first, begin, end); });
+void bias_gradient_loop(const Tensor& dbias, const Tensor& dy, GradientWrite write, const RandomStream& rounding, uint64_t first,
+                        int64_t begin, int64_t end) {
+  with_storage(dy.dtype,
+               [&]<class T>(T*) { sum_columns(dbias, dy.as<T>(), dy.row_stride(), dy.rows(), write, rounding, first, begin, end); });
 }
 
 }  // namespace
@@ -82,21 +84,22 @@ HWY_AFTER_NAMESPACE();
 namespace tessera {
 namespace {
 HWY_EXPORT(convert_loop);
-HWY_EXPORT(add_to_gradient_loop);
-HWY_EXPORT(add_bias_gradient_loop);
+HWY_EXPORT(write_gradient_loop);
+HWY_EXPORT(bias_gradient_loop);
 }  // namespace
 
 void convert_range(void* to, DType to_type, const void* from, DType from_type, int64_t n) {
   HWY_DYNAMIC_DISPATCH(convert_loop)(to, to_type, from, from_type, n);
 }
 
-void add_to_gradient_range(void* gradient, DType dtype, const float* sums, int64_t n, const RandomStream& rounding, uint64_t first) {
-  HWY_DYNAMIC_DISPATCH(add_to_gradient_loop)(gradient, dtype, sums, n, rounding, first);
+void write_gradient_range(void* gradient, DType dtype, const float* sums, int64_t n, GradientWrite write, const RandomStream& rounding,
+                          uint64_t first) {
+  HWY_DYNAMIC_DISPATCH(write_gradient_loop)(gradient, dtype, sums, n, write, rounding, first);
 }
 
-void add_bias_gradient_columns(const Tensor& dbias, const Tensor& dy, const RandomStream& rounding, uint64_t first, int64_t begin,
-                               int64_t end) {
-  HWY_DYNAMIC_DISPATCH(add_bias_gradient_loop)(dbias, dy, rounding, first, begin, end);
+void bias_gradient_columns(const Tensor& dbias, const Tensor& dy, GradientWrite write, const RandomStream& rounding, uint64_t first,
+                           int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(bias_gradient_loop)(dbias, dy, write, rounding, first, begin, end);
 }
 
 }  // namespace tessera

@@ -27,9 +27,9 @@ class CpuNormOps : public NormOps {
                     [&](int64_t begin, int64_t end) { layer_norm_backward_input_rows(dx, dh, dn, h, mean, rstd, weight, begin, end); });
   }
 
-  void do_layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, RandomStream rounding,
-                                     Stream&) override {
-    backward_weight(dweight, dbias, dn, h, mean, rstd, rounding);
+  void do_layer_norm_backward_weight(Tensor dweight, Tensor dbias, Tensor dn, Tensor h, Tensor mean, Tensor rstd, GradientWrite write,
+                                     RandomStream rounding, Stream&) override {
+    backward_weight(dweight, dbias, dn, h, mean, rstd, write, rounding);
   }
 
   void do_rms_norm_forward(Tensor h, Tensor n, Tensor rstd, Tensor residual, Tensor delta, Tensor weight, float epsilon, Stream&) override {
@@ -42,13 +42,14 @@ class CpuNormOps : public NormOps {
                     [&](int64_t begin, int64_t end) { rms_norm_backward_input_rows(dx, dh, dn, h, rstd, weight, begin, end); });
   }
 
-  void do_rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, RandomStream rounding, Stream&) override {
-    backward_weight(dweight, {}, dn, h, {}, rstd, rounding);
+  void do_rms_norm_backward_weight(Tensor dweight, Tensor dn, Tensor h, Tensor rstd, GradientWrite write, RandomStream rounding,
+                                   Stream&) override {
+    backward_weight(dweight, {}, dn, h, {}, rstd, write, rounding);
   }
 
   /// Threads take whole rows, whose lines follow each other in memory; a round is as many chunks as the workspace holds sums of.
   void backward_weight(const Tensor& dweight, const Tensor& dbias, const Tensor& dn, const Tensor& h, const Tensor& mean,
-                       const Tensor& rstd, const RandomStream& rounding) const {
+                       const Tensor& rstd, GradientWrite write, const RandomStream& rounding) const {
     const int64_t H = h.columns(), chunks = (h.rows() + norm_chunk_rows - 1) / norm_chunk_rows;
     const std::span<float> memory = workspace_.part(0, 1);  // totals [2, H] and sums [round, 2, H]
     const int64_t round = std::max(near_floats, 4 * H) / (2 * H) - 1;
@@ -62,7 +63,7 @@ class CpuNormOps : public NormOps {
       });
       for_columns(H, 2 * count, [&](int64_t begin, int64_t end) { norm_add_sums(totals, sums, count, H, begin, end); });
     }
-    for_columns(H, 2, [&](int64_t begin, int64_t end) { norm_add_to_gradients(dweight, dbias, totals, rounding, begin, end); });
+    for_columns(H, 2, [&](int64_t begin, int64_t end) { norm_write_gradients(dweight, dbias, totals, write, rounding, begin, end); });
   }
 
   template <class Body>

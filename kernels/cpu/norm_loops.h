@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "base/random.h"
+#include "kernels/gradient_write.h"
 #include "kernels/tensor.h"
 
 namespace tessera {
@@ -27,8 +28,8 @@ void norm_chunk_sums(float* sums, const Tensor& dn, const Tensor& h, const Tenso
                      int64_t last_chunk);
 /// totals [2, H] += sums [chunks, 2, H] in order; columns [begin, end).
 void norm_add_sums(float* totals, const float* sums, int64_t chunks, int64_t H, int64_t begin, int64_t end);
-/// dweight [H] += totals[0],  dbias [H] += totals[1]; columns [begin, end).
-void norm_add_to_gradients(const Tensor& dweight, const Tensor& dbias, const float* totals, const RandomStream& rounding, int64_t begin,
-                           int64_t end);
+/// dweight [H] = or += totals[0],  dbias [H] = or += totals[1]; columns [begin, end).
+void norm_write_gradients(const Tensor& dweight, const Tensor& dbias, const float* totals, GradientWrite write,
+                          const RandomStream& rounding, int64_t begin, int64_t end);
 
 }  // namespace tessera

@@ -87,16 +87,16 @@ void norm_add_sums_loop(float* totals, const float* sums, int64_t chunks, int64_
   }
 }
 
-void norm_add_to_gradients_loop(const Tensor& dweight, const Tensor& dbias, const float* totals, const RandomStream& rounding,
-                                int64_t begin, int64_t end) {
+void norm_write_gradients_loop(const Tensor& dweight, const Tensor& dbias, const float* totals, GradientWrite write,
+                               const RandomStream& rounding, int64_t begin, int64_t end) {
   const int64_t H = dweight.elements();
-  const auto add = [&]<class G>(G*) {
-    add_to_gradient(dweight.as<G>() + begin, totals + begin, end - begin, rounding, static_cast<uint64_t>(begin));
+  const auto write_both = [&]<class G>(G*) {
+    write_gradient(dweight.as<G>() + begin, totals + begin, end - begin, write, rounding, static_cast<uint64_t>(begin));
     if (dbias.empty()) return;
-    add_to_gradient(dbias.as<G>() + begin, totals + H + begin, end - begin, rounding, static_cast<uint64_t>(H + begin));
+    write_gradient(dbias.as<G>() + begin, totals + H + begin, end - begin, write, rounding, static_cast<uint64_t>(H + begin));
   };
-  if (dweight.dtype == DType::bf16) return add(static_cast<bf16_t*>(nullptr));
-  add(static_cast<float*>(nullptr));
+  if (dweight.dtype == DType::bf16) return write_both(static_cast<bf16_t*>(nullptr));
+  write_both(static_cast<float*>(nullptr));
 }
 
 }  // namespace
@@ -108,7 +108,7 @@ HWY_AFTER_NAMESPACE();
 namespace tessera {
 HWY_EXPORT(norm_chunk_sums_loop);
 HWY_EXPORT(norm_add_sums_loop);
-HWY_EXPORT(norm_add_to_gradients_loop);
+HWY_EXPORT(norm_write_gradients_loop);
 
 void norm_chunk_sums(float* sums, const Tensor& dn, const Tensor& h, const Tensor& mean, const Tensor& rstd, int64_t first_chunk,
                      int64_t last_chunk) {
@@ -119,9 +119,9 @@ void norm_add_sums(float* totals, const float* sums, int64_t chunks, int64_t H, 
   HWY_DYNAMIC_DISPATCH(norm_add_sums_loop)(totals, sums, chunks, H, begin, end);
 }
 
-void norm_add_to_gradients(const Tensor& dweight, const Tensor& dbias, const float* totals, const RandomStream& rounding, int64_t begin,
-                           int64_t end) {
-  HWY_DYNAMIC_DISPATCH(norm_add_to_gradients_loop)(dweight, dbias, totals, rounding, begin, end);
+void norm_write_gradients(const Tensor& dweight, const Tensor& dbias, const float* totals, GradientWrite write,
+                          const RandomStream& rounding, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(norm_write_gradients_loop)(dweight, dbias, totals, write, rounding, begin, end);
 }
 
 }  // namespace tessera

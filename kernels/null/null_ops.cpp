@@ -6,8 +6,8 @@ namespace {
 class NullMatmulOps : public MatmulOps {
   void do_linear_forward(Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
   void do_linear_backward_input(Tensor, Tensor, Tensor, Tensor, Stream&) override {}
+  void do_linear_backward_weight(Tensor, Tensor, Tensor, Tensor, GradientWrite, RandomStream, Stream&) override {}
   void do_pack_weight(Tensor, Tensor, PackedFor, Stream&) override {}
-  void do_linear_backward_weight(Tensor, Tensor, Tensor, Tensor, RandomStream, Stream&) override {}
 };
 
 class NullAttentionOps : public AttentionOps {
@@ -19,10 +19,10 @@ class NullAttentionOps : public AttentionOps {
 class NullNormOps : public NormOps {
   void do_layer_norm_forward(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, Stream&) override {}
   void do_layer_norm_backward_input(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
-  void do_layer_norm_backward_weight(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, RandomStream, Stream&) override {}
+  void do_layer_norm_backward_weight(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, GradientWrite, RandomStream, Stream&) override {}
   void do_rms_norm_forward(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, Stream&) override {}
   void do_rms_norm_backward_input(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Stream&) override {}
-  void do_rms_norm_backward_weight(Tensor, Tensor, Tensor, Tensor, RandomStream, Stream&) override {}
+  void do_rms_norm_backward_weight(Tensor, Tensor, Tensor, Tensor, GradientWrite, RandomStream, Stream&) override {}
 };
 
 class NullElementwiseOps : public ElementwiseOps {
@@ -37,8 +37,8 @@ class NullElementwiseOps : public ElementwiseOps {
   void do_rotary(Tensor, Tensor, Turn, Stream&) override {}
   void do_ordered_sum(Tensor, Tensor, Stream&) override {}
   void do_embedding_forward(Tensor, Tensor, Tensor, Tensor, int64_t, Stream&) override {}
-  void do_token_embedding_backward(Tensor, Tensor, Tensor, Tensor, RandomStream, Stream&) override {}
-  void do_position_embedding_backward(Tensor, Tensor, int64_t, RandomStream, Stream&) override {}
+  void do_token_embedding_backward(Tensor, Tensor, Tensor, Tensor, GradientWrite, RandomStream, Stream&) override {}
+  void do_position_embedding_backward(Tensor, Tensor, int64_t, GradientWrite, RandomStream, Stream&) override {}
 };
 
 class NullLossOps : public LossOps {
