@@ -107,16 +107,14 @@ struct Peak {
 };
 
 /// The manufacturer's figure where it is known. Else a matmul's, on a device of its own, whose memory is gone when the run's is taken.
-Peak peak_of(const ResolvedRun& run, DeviceKind kind, int rank) {
-  const auto device = Device::real(kind, rank, run.threads);
-  const DeviceTraits& traits = device->traits();
+Peak peak_of(const ResolvedRun& run, const DeviceTraits& traits, int rank) {
   const DType compute = run.precision.compute;
   if (const auto nominal = nominal_peak_flops(traits.name, compute)) {
     return {*nominal, fmt::format("nominal, {}, dense {}", traits.name, name_of(compute))};
   }
+  const auto device = Device::real(traits.kind, rank, run.threads);
   device->reserve(device->workspace_size());
-  const std::string where =
-      traits.gpu >= 0 ? traits.name : fmt::format("{} thread{}", run.threads, run.threads == 1 ? "" : "s");
+  const std::string where = traits.gpu >= 0 ? traits.name : fmt::format("{} thread{}", run.threads, run.threads == 1 ? "" : "s");
   return {measured_matmul_flops_per_second(*device, compute), fmt::format("measured by a matmul, {}, {}", name_of(compute), where)};
 }
 
@@ -134,7 +132,7 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
   dry_ = dry_run(run, host.rank(), device_->traits(), true);
   expect_all_fit(dry_, *device_, host);  // nobody allocates before everybody has looked
   // All ranks at once, as in a step: ranks that share cores share the peak.
-  const Peak peak = peak_of(run, options.device, host.rank());
+  const Peak peak = peak_of(run, device_->traits(), host.rank());
   peak_name_ = peak.name;
   for (const std::string& flops : host.gather(fmt::format("{}", peak.flops_per_second))) peak_flops_ += std::stod(flops) / host.size();
   before_arena_ = {resident_memory_bytes(), heap_bytes()};

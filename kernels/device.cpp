@@ -37,6 +37,11 @@ Device::Device(DeviceTraits traits, bool is_null, Queues queues)
   }
 }
 
+void Device::give_back_ops_and_memory() {
+  matmul_.reset(), attention_.reset(), norm_.reset(), elementwise_.reset(), loss_.reset(), update_.reset();
+  arena_.reset();
+}
+
 void Device::take_workspace() {
   if (traits_.workspace_bytes > 0) workspace_ = arena_->permanent(DType::u8, {traits_.workspace_bytes}, MemoryCategory::Workspace);
 }
@@ -194,8 +199,7 @@ std::unique_ptr<Device> Device::cpu(int threads) {
   return std::make_unique<CpuDevice>(threads);
 }
 
-DeviceTraits imitated_cuda(int threads) {
-  constexpr int multiprocessors = 132;
+DeviceTraits imitated_cuda(int threads, int multiprocessors) {
   return {.kind = DeviceKind::Null,
           .name = "null",
           .isa = "sm_90",

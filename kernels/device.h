@@ -34,8 +34,8 @@ struct DeviceTraits {
 
 /// A cpu device with that many threads, for a null device to imitate.
 DeviceTraits imitated_cpu(int threads);
-/// The same of a rank on an H100 or H200: 132 multiprocessors.
-DeviceTraits imitated_cuda(int threads);
+/// The same of a rank on a GPU; an H100 or H200 has 132 multiprocessors.
+DeviceTraits imitated_cuda(int threads, int multiprocessors = 132);
 
 /// A device's memory from outside, all that is in use of it, in the words of a source that knows nothing of the arena.
 struct MemoryInUse {
@@ -108,8 +108,8 @@ class Device {
   };
   Device(DeviceTraits traits, bool is_null, Queues queues = {});
   const Tensor& workspace() const { return workspace_; }
-  /// The arena's memory must go before what it was taken from.
-  void give_back_memory() { arena_.reset(); }
+  /// A device whose members ops and memory lean on gives both back before those go.
+  void give_back_ops_and_memory();
   std::unique_ptr<MatmulOps> matmul_;
   std::unique_ptr<AttentionOps> attention_;
   std::unique_ptr<NormOps> norm_;

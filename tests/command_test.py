@@ -96,7 +96,7 @@ class Command(unittest.TestCase):
         self.expect_error(2, ["`other.toml` is one argument too many"], "plan", run, "other.toml")
         self.expect_error(2, ["--ranks = 0", "legal: 1 to 1048576"], "train", run, "--ranks", 0)
         self.expect_error(2, ["--ranks = two", "legal: 1 to 1048576"], "plan", run, "--ranks", "two")
-        self.expect_error(2, ["--device = nul", "legal: cpu, null", "did you mean `null`"], "train", run, "--device", "nul")
+        self.expect_error(2, ["--device = nul", "legal: cpu, cuda, null", "did you mean `null`"], "train", run, "--device", "nul")
         for option, value in {"--temperature": "nan", "--top-k": -1, "--top-p": 2, "--seed": -1, "--tokens": 0}.items():
             self.expect_error(2, [f"{option} = {value}", "legal: "], "sample", self.path, option, value)
         self.expect_error(2, ["--vocab-size = 0", "legal: at least 1"], "tokenize", "train", "--vocab-size", 0, "--output", self.path / "no.model")
