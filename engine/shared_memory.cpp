@@ -9,9 +9,7 @@ namespace {
 constexpr const char* slack = "slack of the allocator";
 
 /// What a device that is not the process's own memory takes there.
-int64_t device_bytes(const ArenaSize& size) {
-  return size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] + size.scratch_bytes;
-}
+int64_t device_bytes(const ArenaSize& size) { return size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] + size.scratch_bytes; }
 
 }  // namespace
 

@@ -83,10 +83,9 @@ double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
   const Tensor x = buffers.take(dtype, {N, I}), weight = buffers.take(dtype, {O, I}), y = buffers.take(dtype, {N, O}),
                dweight = buffers.take(DType::f32, {O, I});
   MatmulOps& matmul = device.matmul();
-  const double seconds =
-      std::min({fastest(device, [&](Stream& stream) { matmul.linear_forward(y, x, weight, {}, stream); }),
-                fastest(device, [&](Stream& stream) { matmul.linear_backward_input(x, y, weight, stream); }),
-                fastest(device, [&](Stream& stream) { matmul.linear_backward_weight(dweight, {}, y, x, {}, stream); })});
+  const double seconds = std::min({fastest(device, [&](Stream& stream) { matmul.linear_forward(y, x, weight, {}, stream); }),
+                                   fastest(device, [&](Stream& stream) { matmul.linear_backward_input(x, y, weight, stream); }),
+                                   fastest(device, [&](Stream& stream) { matmul.linear_backward_weight(dweight, {}, y, x, {}, stream); })});
   return largest->flops / seconds;
 }
 
@@ -96,9 +95,9 @@ double bandwidth_ceiling(Trainer& trainer) {
   Buffers buffers(device, 2 * 4 * elements);
   const Tensor a = buffers.take(DType::f32, {elements}), b = buffers.take(DType::f32, {elements});
   ElementwiseOps& ops = device.elementwise();
-  const double copy = fastest(device, [&](Stream& stream) { ops.copy(a, b, stream); }),
-               scale = fastest(device, [&](Stream& stream) { ops.cast(a, a, 1.0f, stream); }),
-               add = fastest(device, [&](Stream& stream) { ops.add(a, a, b, stream); });
+  const double copy = fastest(device, [&](Stream&stream) { ops.copy(a, b, stream); }),
+               scale = fastest(device, [&](Stream&stream) { ops.cast(a, a, 1.0f, stream); }),
+               add = fastest(device, [&](Stream&stream) { ops.add(a, a, b, stream); });
   return std::max({2 * 4.0 * elements / copy, 2 * 4.0 * elements / scale, 3 * 4.0 * elements / add});
 }
 

@@ -83,8 +83,8 @@ class Trainer {
   Tensor partials_, control_, logits_, rotary_;
   Ring published_;
   std::vector<Event> publications_;  // by ring entry: it holds the step's control
-  int64_t samples_ = 0;  // drawn so far, over all ranks
-  int64_t step_ = 0;     // the one that runs
+  int64_t samples_ = 0;              // drawn so far, over all ranks
+  int64_t step_ = 0;                 // the one that runs
 };
 
 }  // namespace tessera

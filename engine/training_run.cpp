@@ -85,9 +85,9 @@ class TrainingRun {
   TuningTable tuning_;
   MemorySample before_arena_, peak_memory_;
   int64_t library_bytes_ = 0, reserved_bytes_ = 0;  // of a GPU, seen from outside: for libraries, for the arenas of its ranks
-  int64_t step_ = 0;     // the next step
-  int64_t first_ = 0;    // of this process
-  int64_t settled_ = 0;  // steps whose control the host has read
+  int64_t step_ = 0;                                // the next step
+  int64_t first_ = 0;                               // of this process
+  int64_t settled_ = 0;                             // steps whose control the host has read
   int64_t saved_ = -1;
   int64_t stop_at_ = std::numeric_limits<int64_t>::max();  // the step that a stop vote keeps from running
   std::map<int64_t, Finished> finished_;

@@ -48,16 +48,17 @@ const CudaModuleLoad& cuda_module() {
   return load;
 }
 
+int expect_gpus() {
+  std::string why_not = cuda_module().why_not;
+  const size_t gpus = cuda_module().module ? cuda_module().module->gpus(why_not).size() : 0;
+  if (gpus > 0) return static_cast<int>(gpus);
+  throw ConfigError(
+      {"no GPU can be used: " + why_not, "--device cuda", {}, "`tessera info` says what there is; --device cpu runs anywhere"});
+}
+
 std::unique_ptr<Device> Device::cuda(int rank, int threads) {
-  const auto refuse = [](const std::string& why) {
-    return ConfigError({"no GPU can be used: " + why, "--device cuda", {}, "`tessera info` says what there is; --device cpu runs anywhere"});
-  };
-  const CudaModuleLoad& load = cuda_module();
-  if (!load.module) throw refuse(load.why_not);
-  std::string why_not;
-  const size_t gpus = load.module->gpus(why_not).size();
-  if (gpus == 0) throw refuse(why_not);
-  return load.module->open(rank % static_cast<int>(gpus), threads);
+  const int gpus = expect_gpus();
+  return cuda_module().module->open(rank % gpus, threads);
 }
 
 }  // namespace tessera

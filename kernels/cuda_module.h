@@ -35,6 +35,8 @@ struct CudaModuleLoad {
   std::string why_not;
 };
 const CudaModuleLoad& cuda_module();
+/// How many GPUs can be used, one at least: ConfigError with the reason where there is none.
+int expect_gpus();
 
 /// Opens a module's file and asks it, through its one C function `tessera_cuda_module`. `path` without a '/' is looked for as dlopen does.
 CudaModuleLoad open_cuda_module(const std::string& path);

@@ -16,6 +16,10 @@ double Profile::seconds_of(Phase phase) const {
 
 Event Stream::record() {
   note({.kind = OpKind::Record, .shape = {}, .launches = 0});
+  return point();
+}
+
+Event Stream::point() {
   if (!queue_) return {};
   last_mark_ = queue_->mark();
   if (intervals_.empty()) queue_->keep_from(last_mark_);

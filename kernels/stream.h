@@ -60,6 +60,8 @@ class Stream {
 
   /// For run_op and communicators only.
   void note(OpInfo info);
+  /// record() without a line in the trace.
+  Event point();
   void make_progress();
   bool timed() const { return timed_; }
   /// A point in time: of the host's clock, or a mark where ops are enqueued.

@@ -10,6 +10,7 @@
 #include "engine/dry_run.h"
 #include "engine/run_lock.h"
 #include "engine/training_run.h"
+#include "kernels/cuda_module.h"
 #include "planner/formula.h"
 #include "tools/commands.h"
 #include "tools/options.h"
@@ -93,6 +94,7 @@ std::string resume_command(const std::filesystem::path& run_dir, int ranks) {
 void run_real(const TrainArguments& arguments) {
   TrainingOptions options;
   options.device = device_kind(arguments.device);
+  if (options.device == DeviceKind::Cuda) expect_gpus();  // before anything is written
   options.start_bytes = resident_memory_bytes();
   Messages messages;
   if (arguments.file.empty() && !(arguments.resume && !arguments.run_dir.empty())) {

@@ -16,11 +16,14 @@ void check(cudaError_t status, const std::string& what, Where where) {
   const std::string error = std::string(cudaGetErrorName(status)) + ", " + cudaGetErrorString(status);
   cudaGetLastError();  // said here; the next call shall not say it again
   switch (status) {
-    case cudaErrorMemoryAllocation: throw OutOfMemoryError(text_of(what, error, where, "another process may use the same GPU: nvidia-smi shows it"));
+    case cudaErrorMemoryAllocation:
+      throw OutOfMemoryError(text_of(what, error, where, "another process may use the same GPU: nvidia-smi shows it"));
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
-    case cudaErrorDevicesUnavailable: throw ConfigError(text_of(what, error, where, "`tessera info` shows the driver and the GPUs it finds"));
-    default: throw InternalError(text_of(what, error, where, "CUDA_LAUNCH_BLOCKING=1 makes a kernel's error show at its own launch"));
+    case cudaErrorDevicesUnavailable:
+      throw ConfigError(text_of(what, error, where, "`tessera info` shows the driver and the GPUs it finds"));
+    default:
+      throw InternalError(text_of(what, error, where, "CUDA_LAUNCH_BLOCKING=1 makes a kernel's error show at its own launch"));
   }
 }
 

@@ -75,7 +75,8 @@ class CudaDevice final : public Device, private MemorySource {
                  .compute_capability = compute_capability} {
     CudaOps ops = make_cuda_ops(context_);
     if (!ops.complete()) {
-      throw ConfigError({"this build has no kernels for GPUs", "--device cuda", "cpu, null", "they are being written: docs/decisions/0012"});
+      throw ConfigError(
+          {"this build has no kernels for GPUs", "--device cuda", "cpu, null", "they are being written: docs/decisions/0012"});
     }
     matmul_ = std::move(ops.matmul);
     attention_ = std::move(ops.attention);
