@@ -1,7 +1,7 @@
 #include "engine/step_bench.h"
 
 #include <algorithm>
-#include <cstring>
+#include <functional>
 #include <map>
 #include <tuple>
 
@@ -44,14 +44,9 @@ double seconds_outside_ops(std::span<const Trace> steps, std::span<const double>
 namespace {
 
 /// Seconds of the fastest of a few calls.
-template <class Call>
-double fastest(Call call) {
+double fastest(Device& device, const std::function<void(Stream&)>& call) {
   double best = 1e9;
-  for (int i = 0; i < 4; i++) {
-    const double start = steady_seconds();
-    call();
-    best = std::min(best, steady_seconds() - start);
-  }
+  for (int i = 0; i < 4; i++) best = std::min(best, device.seconds_of(call));
   return best;
 }
 
@@ -59,18 +54,19 @@ double fastest(Call call) {
 /// pages never written are one page of zeros, which stays in the caches, and some processors write zeros at twice the speed.
 class Buffers {
  public:
-  explicit Buffers(int64_t bytes) {
+  Buffers(Device& device, int64_t bytes) : device_(device) {
     ArenaSize size;
     size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] = bytes;
-    arena_ = Arena::reserving(size);
+    arena_ = device.separate_arena(size);
   }
   Tensor take(DType dtype, Shape shape) {
     const Tensor tensor = arena_->permanent(dtype, shape, MemoryCategory::Scratch);
-    std::memset(tensor.data, 0x3C, static_cast<size_t>(tensor.bytes()));  // about 0.01 in fp32 and bf16, 1 in fp16
+    device_.fill({static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())}, 0x3C);  // about 0.01; 1 in fp16
     return tensor;
   }
 
  private:
+  Device& device_;
   std::unique_ptr<Arena> arena_;
 };
 
@@ -82,26 +78,27 @@ double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
   invariant(largest != nullptr, "a training step without a matmul");
   const auto [N, I, O, _, __] = largest->shape.extents;
   const DType dtype = largest->shape.dtype;
-  Buffers buffers(4 * (N * I + 2 * O * I + N * O) + 4 * arena_alignment_bytes);
+  Device& device = trainer.device();
+  Buffers buffers(device, 4 * (N * I + 2 * O * I + N * O) + 4 * arena_alignment_bytes);
   const Tensor x = buffers.take(dtype, {N, I}), weight = buffers.take(dtype, {O, I}), y = buffers.take(dtype, {N, O}),
                dweight = buffers.take(DType::f32, {O, I});
-  MatmulOps& ops_of = trainer.device().matmul();
-  Stream stream("measure", false);
-  const double seconds =
-      std::min({fastest([&] { ops_of.linear_forward(y, x, weight, {}, stream); }),
-                fastest([&] { ops_of.linear_backward_input(x, y, weight, stream); }),
-                fastest([&] { ops_of.linear_backward_weight(dweight, {}, y, x, GradientWrite::Overwrite, {}, stream); })});
+  MatmulOps& matmul = device.matmul();
+  const double seconds = std::min(
+      {fastest(device, [&](Stream& stream) { matmul.linear_forward(y, x, weight, {}, stream); }),
+       fastest(device, [&](Stream& stream) { matmul.linear_backward_input(x, y, weight, stream); }),
+       fastest(device, [&](Stream& stream) { matmul.linear_backward_weight(dweight, {}, y, x, GradientWrite::Overwrite, {}, stream); })});
   return largest->flops / seconds;
 }
 
 double bandwidth_ceiling(Trainer& trainer) {
   constexpr int64_t elements = int64_t{48} << 20;  // 192 MiB each
-  Buffers buffers(2 * 4 * elements);
+  Device& device = trainer.device();
+  Buffers buffers(device, 2 * 4 * elements);
   const Tensor a = buffers.take(DType::f32, {elements}), b = buffers.take(DType::f32, {elements});
-  ElementwiseOps& ops = trainer.device().elementwise();
-  Stream stream("measure", false);
-  const double copy = fastest([&] { ops.copy(a, b, stream); }), scale = fastest([&] { ops.cast(a, a, 1.0f, stream); }),
-               add = fastest([&] { ops.add(a, a, b, stream); });
+  ElementwiseOps& ops = device.elementwise();
+  const double copy = fastest(device, [&](Stream&stream) { ops.copy(a, b, stream); }),
+               scale = fastest(device, [&](Stream&stream) { ops.cast(a, a, 1.0f, stream); }),
+               add = fastest(device, [&](Stream&stream) { ops.add(a, a, b, stream); });
   return std::max({2 * 4.0 * elements / copy, 2 * 4.0 * elements / scale, 3 * 4.0 * elements / add});
 }
 
@@ -149,6 +146,7 @@ StepBench bench_step(Trainer& trainer, double seconds) {
     if (timed) stream.set_trace(&traces.emplace_back());
     const double start = steady_seconds();
     trainer.train_step(step, &samples, false);
+    trainer.device().finish();
     const double elapsed = steady_seconds() - start;
     stream.set_trace(nullptr);
     if (timed) times.push_back(elapsed), total += elapsed;

@@ -55,6 +55,7 @@ Trainer::Trainer(const ResolvedRun& run, Device& device, Mesh& mesh)
   partials_ = device.arena().permanent(DType::u8, {mesh.world().size() * partial_bytes}, MemoryCategory::CommBuffers);
   control_ = device.arena().permanent(DType::u8, {control_bytes}, MemoryCategory::CommBuffers);
   published_ = Ring(device.arena(), 3, DType::u8, {control_bytes}, MemoryCategory::CommBuffers, MemorySpace::PinnedHost);
+  publications_.resize(published_.count());
   if (stage_.range().last) logits_ = device.arena().permanent(run.precision.compute, {1, run.model.vocab}, MemoryCategory::Data);
   rotary_ = make_rotary_table(run.model, run.micro_batch.T, device);
 }
@@ -112,6 +113,7 @@ void Trainer::train_step(int64_t step, const BatchSource* data, bool stop_vote) 
   params_.gather_weights(stream);
   stream.set_place(-1, -1);
   device_.elementwise().copy(published_[step], control_, stream);  // read by the host two steps later: nobody waits
+  publications_[step % published_.count()] = stream.record();
 }
 
 /// Replicas draw different numbers for the same micro-batch.
@@ -131,7 +133,7 @@ void Trainer::gather_partials() {
 
 StepControl Trainer::control(int64_t step) const {
   StepControl copy;
-  device_.read(&copy, published_[step], sizeof copy);
+  device_.read_pinned(&copy, published_[step], sizeof copy, publications_[step % published_.count()]);
   return copy;
 }
 

@@ -15,7 +15,8 @@
 
 namespace tessera {
 
-/// One rank's part of training: memory taken once in the constructor, then steps. The same code on cpu and null: the dry run is this class.
+/// One rank's part of training: memory taken once in the constructor, then steps. The same code on every device: the dry run is this
+/// class on null.
 class Trainer {
  public:
   Trainer(const ResolvedRun& run, Device& device, Mesh& mesh);
@@ -31,7 +32,8 @@ class Trainer {
   /// Logits [V] behind the last of `tokens` (1 to T). InternalError unless this rank holds the whole model.
   std::vector<float> next_logits(std::span<const int32_t> tokens);
 
-  /// What all ranks agreed on at the end of `step`, one of the newest three: older copies are overwritten.
+  /// What all ranks agreed on at the end of `step`, one of the newest three: older copies are overwritten. The host waits for that step,
+  /// and for nothing behind it.
   StepControl control(int64_t step) const;
   /// After weights were loaded: the state after `control.step` steps, `samples` of the data drawn.
   void restore(const StepControl& control, int64_t samples);
@@ -80,8 +82,9 @@ class Trainer {
   std::vector<Event> act_ready_, grad_ready_;
   Tensor partials_, control_, logits_, rotary_;
   Ring published_;
-  int64_t samples_ = 0;  // drawn so far, over all ranks
-  int64_t step_ = 0;     // the one that runs
+  std::vector<Event> publications_;  // by ring entry: it holds the step's control
+  int64_t samples_ = 0;              // drawn so far, over all ranks
+  int64_t step_ = 0;                 // the one that runs
 };
 
 }  // namespace tessera

@@ -16,6 +16,7 @@
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_ranges.h"
 #include "engine/dry_run.h"
+#include "engine/shared_memory.h"
 #include "engine/tuning.h"
 #include "report/json_file.h"
 #include "report/live_line.h"
@@ -44,6 +45,7 @@ class TrainingRun {
 
   bool leads() const { return host_.rank() == 0; }
   std::string saved_tuning() const;
+  StepControl read_control(int64_t step);
   void start_or_resume();
   void resume(const CheckpointState& state);
   void carry_on_metrics();
@@ -61,6 +63,7 @@ class TrainingRun {
   bool has_report() const;
   std::string step_text() const { return fmt::format("{} of {}", step_, run_.config.train.steps); }
   MemoryTable gather_memory();
+  std::string own_gpu_memory();
   std::optional<Waterfall> gather_waterfall();
   int64_t eval_batches() const;
 
@@ -78,27 +81,41 @@ class TrainingRun {
   CheckpointStore store_;
   std::unique_ptr<MetricsLog> metrics_;
   double peak_flops_ = 0;
+  std::string peak_name_;
   TuningTable tuning_;
   MemorySample before_arena_, peak_memory_;
-  int64_t step_ = 0;     // the next step
-  int64_t first_ = 0;    // of this process
-  int64_t settled_ = 0;  // steps whose control the host has read
+  int64_t library_bytes_ = 0, reserved_bytes_ = 0;  // of a GPU, seen from outside: for libraries, for the arenas of its ranks
+  int64_t step_ = 0;                                // the next step
+  int64_t first_ = 0;                               // of this process
+  int64_t settled_ = 0;                             // steps whose control the host has read
   int64_t saved_ = -1;
   int64_t stop_at_ = std::numeric_limits<int64_t>::max();  // the step that a stop vote keeps from running
   std::map<int64_t, Finished> finished_;
   std::optional<float> first_loss_, last_loss_, val_loss_;
   int64_t timed_steps_ = 0;
   double timed_seconds_ = 0, save_seconds_ = 0;  // of the timed steps, and of saves between them
+  double waited_seconds_ = 0;                    // in the step that runs, for the device to come so far
 };
 
 /// The first steps of a process are left out of averages: pages are touched and caches filled for the first time.
 constexpr int64_t untimed_steps = 2;
 
-/// On a device of its own, whose memory is gone when the run's is taken.
-double measured_peak(const ResolvedRun& run) {
-  const auto device = Device::cpu(run.threads);
+/// What an MFU divides by, and where it is from.
+struct Peak {
+  double flops_per_second = 0;
+  std::string name;
+};
+
+/// The manufacturer's figure where it is known. Else a matmul's, on a device of its own, whose memory is gone when the run's is taken.
+Peak peak_of(const ResolvedRun& run, const DeviceTraits& traits, int rank) {
+  const DType compute = run.precision.compute;
+  if (const auto nominal = nominal_peak_flops(traits.name, compute)) {
+    return {*nominal, fmt::format("nominal, {}, dense {}", traits.name, name_of(compute))};
+  }
+  const auto device = Device::real(traits.kind, rank, run.threads);
   device->reserve(device->workspace_size());
-  return measured_matmul_flops_per_second(*device, run.precision.compute);
+  const std::string where = traits.gpu >= 0 ? traits.name : fmt::format("{} thread{}", run.threads, run.threads == 1 ? "" : "s");
+  return {measured_matmul_flops_per_second(*device, compute), fmt::format("measured by a matmul, {}, {}", name_of(compute), where)};
 }
 
 TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const TrainingOptions& options, HostGroup& host, Messages& messages,
@@ -111,17 +128,20 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
       signals_(signals),
       files_(options.run_dir),
       store_(files_.checkpoints, run.config.checkpoint.keep, host, host.rank() == 0 ? &messages : nullptr) {
-  device_ = Device::cpu(run.threads);
+  device_ = Device::real(options.device, host.rank(), run.threads);
   dry_ = dry_run(run, host.rank(), device_->traits(), true);
-  int64_t needed = 0;
-  for (const std::string& bytes : host.gather(std::to_string(dry_.size.total_bytes()))) needed += std::stoll(bytes);
-  expect_fits(dry_, needed, host.size(), available_memory_bytes());
-  host.barrier();  // nobody allocates before everybody has looked
+  expect_all_fit(dry_, *device_, host);  // nobody allocates before everybody has looked
   // All ranks at once, as in a step: ranks that share cores share the peak.
-  for (const std::string& flops : host.gather(fmt::format("{}", measured_peak(run)))) peak_flops_ += std::stod(flops) / host.size();
+  const Peak peak = peak_of(run, device_->traits(), host.rank());
+  peak_name_ = peak.name;
+  for (const std::string& flops : host.gather(fmt::format("{}", peak.flops_per_second))) peak_flops_ += std::stod(flops) / host.size();
   before_arena_ = {resident_memory_bytes(), heap_bytes()};
   host.barrier();  // nobody reserves before everybody has looked
+  if (const auto in_use = device_->memory_in_use()) library_bytes_ = in_use->used_bytes - in_use->context_bytes;
+  host.barrier();
   device_->reserve(dry_.size);
+  host.barrier();
+  if (const auto in_use = device_->memory_in_use()) reserved_bytes_ = in_use->used_bytes - in_use->context_bytes - library_bytes_;
   tuning_ = tune(run, dry_.trace, saved_tuning(), *device_, host, messages);
   dry_.trace = {};
   mesh_ = std::make_unique<Mesh>(run.layout, host);
@@ -245,20 +265,24 @@ TrainingResult TrainingRun::run() {
   start_or_resume();
   device_->compute().profile() = {};
   while (step_ < run_.config.train.steps) {
+    waited_seconds_ = 0;
     if (step_ - 2 >= settled_) settle(step_ - 2);  // the fixed point at which the host reads: all ranks decide alike
     if (step_ >= stop_at_) break;                  // a save may have read the vote before
     if (step_ == first_ + untimed_steps) device_->compute().profile() = {}, timed_steps_ = 0, timed_seconds_ = save_seconds_ = 0;
     const bool vote = signals_ && leads() && signals_->vote(step_);
     const double start = steady_seconds();
     trainer_->train_step(step_, data_.training.get(), vote);
-    const double seconds = steady_seconds() - start;
-    timed_steps_++, timed_seconds_ += seconds;
+    double seconds = steady_seconds() - start;
     Finished& finished = finished_[step_++];
-    finished.seconds = seconds;
-    const bool last = step_ == run_.config.train.steps;
-    if (last || step_ % run_.config.train.eval_every == 0) finished.val_loss = evaluate();
+    const bool last = step_ == run_.config.train.steps, evaluates = last || step_ % run_.config.train.eval_every == 0;
     const int64_t every = run_.config.checkpoint.every_steps;
-    if (!last && every != 0 && step_ % every == 0) {
+    const bool saves = !last && every != 0 && step_ % every == 0;
+    if (evaluates || saves) read_control(step_ - 1);  // what a queue has left of the step belongs to it
+    seconds += waited_seconds_;
+    timed_steps_++, timed_seconds_ += seconds;
+    finished.seconds = seconds;
+    if (evaluates) finished.val_loss = evaluate();
+    if (saves) {
       const double save_start = steady_seconds();
       save();
       save_seconds_ += steady_seconds() - save_start;
@@ -270,8 +294,16 @@ TrainingResult TrainingRun::run() {
   return {step_, run_.config.train.steps};
 }
 
-void TrainingRun::settle(int64_t step) {
+/// Where ops are enqueued, the host spends most of a step here: waiting for the step before the last.
+StepControl TrainingRun::read_control(int64_t step) {
+  const double start = steady_seconds();
   const StepControl control = trainer_->control(step);
+  waited_seconds_ += steady_seconds() - start;
+  return control;
+}
+
+void TrainingRun::settle(int64_t step) {
+  const StepControl control = read_control(step);
   settled_ = step + 1;
   if (control.stop_votes > 0) stop_at_ = std::min(stop_at_, step + 2);
   if (leads()) log(step, control, finished_[step]);
@@ -349,11 +381,12 @@ void TrainingRun::save() {
   }
 }
 
-/// Resident bytes now. Called wherever they may have grown: the largest sample is the report's peak.
+/// Resident bytes now, or those in use of a GPU. Called wherever they may have grown: the largest sample is the report's peak.
 int64_t TrainingRun::sample_memory() {
   const MemorySample now{resident_memory_bytes(), heap_bytes()};
   if (now.resident_bytes > peak_memory_.resident_bytes) peak_memory_ = now;
-  return now.resident_bytes;
+  const auto in_use = device_->memory_in_use();
+  return in_use ? in_use->used_bytes : now.resident_bytes;
 }
 
 /// Dry run and arena of every rank, and the process from outside; on rank 0.
@@ -375,10 +408,25 @@ MemoryTable TrainingRun::gather_memory() {
   process.remainder = {{"libraries and start-up", before_arena_.resident_bytes - options_.start_bytes},
                        {"allocator since then", peak_memory_.heap_bytes - before_arena_.heap_bytes}};
   for (int space = 0; space < memory_spaces; space++) {
+    if (static_cast<MemorySpace>(space) == MemorySpace::Device && !device_->traits().host_memory) continue;
     process.explained_bytes += table.total(process.ranks, static_cast<MemorySpace>(space), &MemoryRow::measured_bytes).value_or(0);
   }
   table.add(std::move(process));
+  for (const std::string& text : host_.gather(own_gpu_memory())) {
+    if (text.empty()) continue;
+    ProcessMemory gpu = Json::parse(text).get<ProcessMemory>();
+    complete_gpu_memory(gpu, table);
+    table.add(std::move(gpu));
+  }
   return table;
+}
+
+/// The GPU from outside, told by the lowest of the ranks that share it; nothing of other ranks and of devices in the process's memory.
+std::string TrainingRun::own_gpu_memory() {
+  const std::vector<int> ranks = ranks_beside(*device_, host_);
+  const auto in_use = device_->memory_in_use();
+  if (!in_use || ranks.front() != host_.rank()) return {};
+  return Json(gpu_memory(*in_use, ranks, library_bytes_, reserved_bytes_)).dump();
 }
 
 /// The mean step of this process, over all ranks; no value when none was timed.
@@ -427,8 +475,7 @@ void TrainingRun::write_report() {
     UtilizationInput input = utilization_input(run_);
     input.seconds = timed_seconds_ / static_cast<double>(timed_steps_);
     input.peak_flops = peak_flops_;
-    input.peak_name =
-        fmt::format("measured by a matmul, {}, {} thread{}", name_of(run_.precision.compute), run_.threads, run_.threads == 1 ? "" : "s");
+    input.peak_name = peak_name_;
     const Convention quoted = *convention_of(run_.config.log.convention);
     report.utilization.push_back(utilization(quoted, input));
     for (int c = 0; c < conventions; c++) {

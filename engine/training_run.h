@@ -24,6 +24,7 @@ RunData open_run_data(const ResolvedRun& run);
 
 struct TrainingOptions {
   std::filesystem::path run_dir;
+  DeviceKind device = DeviceKind::Cpu;  // of every rank
   bool resume = false;
   int64_t start_bytes = 0;  // of this process, before anything was allocated
   MemoryTable predicted;    // paper and formula columns of all ranks, from the planner

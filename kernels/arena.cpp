@@ -95,12 +95,9 @@ class CountingArena : public Arena {
   }
 };
 
-/// Anonymous memory of the system, given back at the end.
-class Mapping {
+class SystemMemory : public MemorySource {
  public:
-  Mapping() = default;
-  explicit Mapping(int64_t bytes) : bytes_(bytes) {
-    if (bytes == 0) return;
+  void* take(MemorySpace, int64_t bytes) override {
     void* address = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (address == MAP_FAILED) {
       throw OutOfMemoryError({fmt::format("the system refused {} bytes of memory", bytes),
@@ -109,16 +106,25 @@ class Mapping {
                               "lower train.micro_batch_size or the model's size"});
     }
     madvise(address, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // advice only: fewer misses where the system has huge pages
-    base_ = static_cast<char*>(address);
+    return address;
   }
-  Mapping(Mapping&& other) noexcept : base_(std::exchange(other.base_, nullptr)), bytes_(other.bytes_) {}
-  Mapping& operator=(Mapping&& other) noexcept {
-    std::swap(base_, other.base_);
-    std::swap(bytes_, other.bytes_);
+  void give_back(MemorySpace, void* memory, int64_t bytes) noexcept override { munmap(memory, static_cast<size_t>(bytes)); }
+};
+
+/// Memory of one space, given back at the end.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(MemorySource& source, MemorySpace space, int64_t bytes) : source_(&source), space_(space), bytes_(bytes) {
+    if (bytes > 0) base_ = static_cast<char*>(source.take(space, bytes));
+  }
+  Reservation(Reservation&& other) noexcept { swap(other); }
+  Reservation& operator=(Reservation&& other) noexcept {
+    swap(other);
     return *this;
   }
-  ~Mapping() {
-    if (base_) munmap(base_, static_cast<size_t>(bytes_));
+  ~Reservation() {
+    if (base_) source_->give_back(space_, base_, bytes_);
   }
 
   void* at(int64_t offset, int64_t bytes) const {
@@ -130,15 +136,23 @@ class Mapping {
   int64_t bytes() const { return bytes_; }
 
  private:
+  void swap(Reservation& other) noexcept {
+    std::swap(source_, other.source_);
+    std::swap(space_, other.space_);
+    std::swap(base_, other.base_);
+    std::swap(bytes_, other.bytes_);
+  }
+  MemorySource* source_ = nullptr;
+  MemorySpace space_ = MemorySpace::Device;
   char* base_ = nullptr;
   int64_t bytes_ = 0;
 };
 
-/// One mapping for each space and one for scratch.
+/// One reservation for each space and one for scratch.
 class ReservingArena : public Arena {
  public:
-  explicit ReservingArena(const ArenaSize& size) : scratch_(size.scratch_bytes) {
-    for (int space = 0; space < memory_spaces; space++) permanent_[space] = Mapping(size.permanent_bytes[space]);
+  ReservingArena(const ArenaSize& size, MemorySource& source) : scratch_(source, MemorySpace::Device, size.scratch_bytes) {
+    for (int s = 0; s < memory_spaces; s++) permanent_[s] = Reservation(source, static_cast<MemorySpace>(s), size.permanent_bytes[s]);
   }
 
   std::span<std::byte> untaken() override {
@@ -155,13 +169,21 @@ class ReservingArena : public Arena {
   void* scratch_address(int64_t offset, int64_t bytes) override { return scratch_.at(offset, bytes); }
 
  private:
-  std::array<Mapping, memory_spaces> permanent_;
-  Mapping scratch_;
+  std::array<Reservation, memory_spaces> permanent_;
+  Reservation scratch_;
 };
 
 }  // namespace
 
 std::unique_ptr<Arena> Arena::counting() { return std::make_unique<CountingArena>(); }
-std::unique_ptr<Arena> Arena::reserving(const ArenaSize& size) { return std::make_unique<ReservingArena>(size); }
+
+std::unique_ptr<Arena> Arena::reserving(const ArenaSize& size, MemorySource& source) {
+  return std::make_unique<ReservingArena>(size, source);
+}
+
+MemorySource& system_memory() {
+  static SystemMemory memory;  // without state
+  return memory;
+}
 
 }  // namespace tessera

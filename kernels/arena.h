@@ -35,6 +35,17 @@ struct ArenaUse {
   std::array<ByCategory, memory_spaces> alive_at_total_peak_bytes{};
 };
 
+/// Where a reserving arena takes its memory from.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+  /// Zero-filled, at a multiple of arena_alignment_bytes. Throws OutOfMemoryError when it is refused.
+  virtual void* take(MemorySpace space, int64_t bytes) = 0;
+  virtual void give_back(MemorySpace space, void* memory, int64_t bytes) noexcept = 0;
+};
+/// Anonymous pages for every space, huge ones where the system gives them.
+MemorySource& system_memory();
+
 /// The only allocator. Four lifetimes: permanent (here), slots and rings (permanent blocks with an index: SlotPool, Ring),
 /// scratch (a stack: ScratchScope). There is no general free, so nothing fragments.
 /// A counting arena hands out addresses that must never be read; a reserving one takes its size from a counting one, to the byte.
@@ -42,9 +53,8 @@ class Arena {
  public:
   /// Counts only: capacity without end.
   static std::unique_ptr<Arena> counting();
-  /// Takes exactly `size` from the system (anonymous pages, huge ones where the system gives them).
-  /// Throws OutOfMemoryError when the system refuses.
-  static std::unique_ptr<Arena> reserving(const ArenaSize& size);
+  /// Takes exactly `size` from `source`, which must outlive it. Throws OutOfMemoryError when that refuses.
+  static std::unique_ptr<Arena> reserving(const ArenaSize& size, MemorySource& source = system_memory());
   virtual ~Arena() = default;
   Arena(const Arena&) = delete;
 

@@ -12,6 +12,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/workspace.h"
+#include "kernels/cuda/workspace.h"
 #include "kernels/null/null_ops.h"
 // After targets.h, which says what Highway compiles.
 #include <hwy/highway.h>
@@ -23,12 +24,22 @@ const char* name_of(DeviceKind kind) {
   return names[static_cast<int>(kind)];
 }
 
-Device::Device(DeviceTraits traits, bool is_null)
-    : traits_(std::move(traits)), is_null_(is_null), compute_("compute", !is_null), communication_("communication", !is_null) {
+Device::Device(DeviceTraits traits, bool is_null, Queues queues)
+    : traits_(std::move(traits)),
+      is_null_(is_null),
+      compute_("compute", !is_null, std::move(queues.compute)),
+      communication_("communication", !is_null, std::move(queues.communication)),
+      copies_("copies", !is_null, std::move(queues.copies)) {
+  if (compute_.queue()) compute_.set_transfers(communication_);
   if (is_null) {
     arena_ = Arena::counting();
     take_workspace();
   }
+}
+
+void Device::give_back_ops_and_memory() {
+  matmul_.reset(), attention_.reset(), norm_.reset(), elementwise_.reset(), loss_.reset(), update_.reset();
+  arena_.reset();
 }
 
 void Device::take_workspace() {
@@ -49,11 +60,18 @@ Arena& Device::arena() {
 void Device::reserve(const ArenaSize& size) {
   if (is_null_) return;  // it counts from its birth
   invariant(arena_ == nullptr, "a device reserves its memory once");
-  arena_ = Arena::reserving(size);
+  arena_ = Arena::reserving(size, memory_source());
   take_workspace();
   // Not every op touches all of it; what is counted shall be what the process has.
-  if (!workspace_.empty()) std::memset(workspace_.data, 0, static_cast<size_t>(workspace_.bytes()));
+  if (!workspace_.empty()) fill({static_cast<std::byte*>(workspace_.data), static_cast<size_t>(workspace_.bytes())}, 0);
 }
+
+std::unique_ptr<Arena> Device::separate_arena(const ArenaSize& size) {
+  invariant(!is_null_, "a null device has no memory");
+  return Arena::reserving(size, memory_source());
+}
+
+std::optional<int64_t> Device::available_bytes() const { return available_memory_bytes(); }
 
 static void check_copy(const Tensor& tensor, int64_t bytes) {
   if (tensor.contiguous() && tensor.bytes() == bytes) return;
@@ -63,12 +81,62 @@ static void check_copy(const Tensor& tensor, int64_t bytes) {
 
 void Device::write(Tensor to, const void* from, int64_t bytes) {
   check_copy(to, bytes);
-  if (!is_null_) std::memcpy(to.data, from, static_cast<size_t>(bytes));
+  if (is_null_) return;
+  compute_.copy_bytes(to.data, from, bytes);
+  compute_.finish();
 }
 
 void Device::read(void* to, Tensor from, int64_t bytes) {
   check_copy(from, bytes);
-  if (!is_null_) std::memcpy(to, from.data, static_cast<size_t>(bytes));
+  if (is_null_) return;
+  compute_.copy_bytes(to, from.data, bytes);
+  compute_.finish();
+}
+
+void Device::fill(std::span<std::byte> memory, unsigned char value) {
+  if (is_null_) return;
+  compute_.fill_bytes(memory.data(), value, std::ssize(memory));
+  compute_.finish();
+}
+
+void Device::copy(Tensor to, Tensor from, Stream& stream) {
+  check_copy(from, to.bytes());
+  check_copy(to, from.bytes());
+  run_op(stream, {.kind = OpKind::Copy, .shape = {{to.elements()}, to.dtype}, .read_bytes = from.bytes(), .write_bytes = to.bytes()},
+         [&] { is_null_ ? void() : stream.copy_bytes(to.data, from.data, to.bytes()); });
+}
+
+void Device::await(Event event) const {
+  if (!event.pending) return;
+  while (!event.pending->advance(event.ticket)) event.pending->sleep(event.ticket);
+}
+
+void Device::read_pinned(void* to, Tensor from, int64_t bytes, Event written) const {
+  check_copy(from, bytes);
+  if (is_null_) return;
+  await(written);
+  std::memcpy(to, from.data, static_cast<size_t>(bytes));
+}
+
+void Device::finish() {
+  for (Stream* stream : {&compute_, &communication_, &copies_}) stream->finish();
+}
+
+double Device::seconds_of(const std::function<void(Stream&)>& body) {
+  invariant(!is_null_, "a null device has no speed");
+  finish();  // nothing else runs
+  Stream stream("measure", false, make_queue());
+  Queue* queue = stream.queue();
+  if (!queue) {
+    const double start = steady_seconds();
+    body(stream);
+    return steady_seconds() - start;
+  }
+  const uint64_t start = queue->mark();
+  body(stream);
+  const uint64_t end = queue->mark();
+  while (!queue->advance(end)) queue->sleep(end);
+  return queue->seconds_between(start, end);
 }
 
 namespace {
@@ -131,22 +199,42 @@ std::unique_ptr<Device> Device::cpu(int threads) {
   return std::make_unique<CpuDevice>(threads);
 }
 
+DeviceTraits imitated_cuda(int threads, int multiprocessors) {
+  return {.kind = DeviceKind::Null,
+          .name = "null",
+          .isa = "sm_90",
+          .threads = threads,
+          .workspace_bytes = cuda_workspace_bytes(multiprocessors),
+          .host_memory = false,
+          .multiprocessors = multiprocessors};
+}
+
+std::unique_ptr<Device> Device::real(DeviceKind kind, int rank, int threads) {
+  invariant(kind != DeviceKind::Null, "a null device is not real");
+  return kind == DeviceKind::Cuda ? cuda(rank, threads) : cpu(threads);
+}
+
 std::unique_ptr<Device> Device::null(DeviceTraits imitated) { return std::make_unique<NullDevice>(std::move(imitated)); }
 
 double measured_matmul_flops_per_second(Device& device, DType dtype) {
-  invariant(!device.is_null(), "a null device has no speed");
-  Stream stream("measure", false);
+  // Small matrices do not keep many threads, or a GPU, busy; large ones take too long on few.
+  const bool gpu = device.traits().gpu >= 0;
+  const int64_t smallest = gpu ? 4096 : 512, largest = gpu ? 8192 : 2048;
   double best = 0;
   const double start = steady_seconds();
-  // Small matrices do not keep many threads busy; large ones take too long on few.
-  for (int64_t n = 512; n <= 2048 && steady_seconds() - start < 0.1; n *= 2) {
-    const auto bytes = static_cast<size_t>(n * n * bytes_of(dtype));
-    std::vector<std::byte> x(bytes), weight(bytes), y(bytes);
-    const auto matrix = [&](std::vector<std::byte>& values) { return Tensor(values.data(), dtype, {n, n}); };
+  for (int64_t n = smallest; n <= largest && steady_seconds() - start < 0.1; n *= 2) {
+    ArenaSize size;
+    size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] = 3 * arena_rounded(n * n * bytes_of(dtype));
+    const auto arena = device.separate_arena(size);
+    const auto matrix = [&] {
+      const Tensor tensor = arena->permanent(dtype, {n, n}, MemoryCategory::Scratch);
+      device.fill({static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())}, 0);  // pages of its own
+      return tensor;
+    };
+    const Tensor x = matrix(), weight = matrix(), y = matrix();
     for (int repetition = 0; repetition < 5; repetition++) {
-      const double before = steady_seconds();
-      device.matmul().linear_forward(matrix(y), matrix(x), matrix(weight), {}, stream);
-      best = std::max(best, 2.0 * n * n * n / (steady_seconds() - before));
+      const double of_call = device.seconds_of([&](Stream& stream) { device.matmul().linear_forward(y, x, weight, {}, stream); });
+      best = std::max(best, 2.0 * n * n * n / of_call);
     }
   }
   return best;

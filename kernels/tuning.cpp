@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <optional>
 
@@ -87,13 +86,6 @@ Call call_of(Device& device, const TunedOp& op, Operands& operands) {
   return is_attention(op.kind) ? attention_call(device, op.kind, op.shape, operands) : linear_call(device, op.kind, op.shape, operands);
 }
 
-double seconds_of(const Call& call) {
-  Stream stream("measure", false);
-  const double start = steady_seconds();
-  call(stream);
-  return steady_seconds() - start;
-}
-
 }  // namespace
 
 std::string device_text(const DeviceTraits& device) {
@@ -116,7 +108,7 @@ TunedOp measured(Device& device, const TunedOp& op) {
   Operands operands(device.arena().untaken());
   const Call call = call_of(device, op, operands);
   if (!operands.fits()) return op;
-  std::memset(operands.used().data(), 0x3c, operands.used().size());  // about 0.01, or 1 in fp16: no zeros, no denormals
+  device.fill(operands.used(), 0x3c);  // about 0.01, or 1 in fp16: no zeros, no denormals
   TunedOp result = op;
   result.device = device_text(device.traits());
   result.measured.clear();
@@ -125,7 +117,7 @@ TunedOp measured(Device& device, const TunedOp& op) {
   for (int round = 0; round < rounds; round++) {
     for (TimedCandidate& candidate : result.measured) {
       family_of(device, op.kind)->choose(op.kind, op.shape, candidate.name);
-      const double seconds = seconds_of(call);
+      const double seconds = device.seconds_of(call);
       if (round > 0) candidate.seconds = std::min(candidate.seconds, seconds);
     }
   }
@@ -134,7 +126,7 @@ TunedOp measured(Device& device, const TunedOp& op) {
   const TimedCandidate& best = *std::ranges::min_element(result.measured, {}, &TimedCandidate::seconds);
   result.choice = best.seconds < clearly * rule.seconds ? best.name : rule.name;
   family_of(device, op.kind)->choose(op.kind, op.shape, result.choice);
-  std::memset(operands.used().data(), 0, operands.used().size());
+  device.fill(operands.used(), 0);
   return result;
 }
 

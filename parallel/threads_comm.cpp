@@ -52,14 +52,27 @@ ThreadsComm::ThreadsComm(ThreadsWorld& world, std::shared_ptr<ThreadsGroup> grou
     : Comm(rank, static_cast<int>(group->ranks.size()), reason),
       world_(world),
       group_(std::move(group)),
+      read_by_(group_->ranks.size()),
       sleep_patience_(world.timeout_seconds_, Patience::Clock::now()) {
   const std::lock_guard lock(world_.mutex_);
   world_.ranks_[world_rank()].comms.push_back(this);
   group_->members[rank] = this;
 }
 
+/// The host waits for what is enqueued, however it ends.
+static void finish_quietly(Stream& stream) noexcept {
+  try {
+    stream.finish();
+  } catch (const std::exception&) {  // whoever uses the device next hears of it
+  }
+}
+
 ThreadsComm::~ThreadsComm() {
+  if (transfers_) finish_quietly(*transfers_);  // then nobody has to wait for a queue that may end with this rank
   std::unique_lock lock(world_.mutex_);
+  for (ThreadsComm* member : group_->members) {
+    if (member) member->read_by_[rank()] = {};
+  }
   for (const Operation lane : {Operation::AllGather, Operation::P2p}) {
     for (int peer = 0; peer < size(); peer++) {
       std::erase_if(group_->channel(lane, rank(), peer), [&](const Message& message) {
@@ -74,8 +87,8 @@ ThreadsComm::~ThreadsComm() {
   group_->members[rank()] = nullptr;
 }
 
-Event ThreadsComm::do_all_gather(Tensor whole, std::span<const int64_t> bounds, Stream&) {
-  const auto lock = begin(Operation::AllGather);
+Event ThreadsComm::do_all_gather(Tensor whole, std::span<const int64_t> bounds, Stream& stream) {
+  const auto lock = begin(Operation::AllGather, stream);
   const auto part = [&](int r) { return whole.flat_range(bounds[r], bounds[r + 1]); };
   for (int peer = 0; peer < size(); peer++) {
     if (peer == rank()) continue;
@@ -85,12 +98,12 @@ Event ThreadsComm::do_all_gather(Tensor whole, std::span<const int64_t> bounds, 
   return newest();
 }
 
-Event ThreadsComm::do_all_to_all(Tensor pieces, Tensor full, std::span<const int64_t> bounds, Stream&) {
+Event ThreadsComm::do_all_to_all(Tensor pieces, Tensor full, std::span<const int64_t> bounds, Stream& stream) {
   const int64_t own = bounds[rank() + 1] - bounds[rank()];
   const auto part = [&](int r) { return full.flat_range(bounds[r], bounds[r + 1]); };
   const auto row = [&](int r) { return own ? pieces.flat().flat_range(r * own, (r + 1) * own) : Tensor(nullptr, full.dtype, {0}); };
-  if (own) std::memcpy(row(rank()).data, part(rank()).data, part(rank()).bytes());
-  const auto lock = begin(Operation::AllToAll);
+  if (own) stream.copy_bytes(row(rank()).data, part(rank()).data, part(rank()).bytes());
+  const auto lock = begin(Operation::AllToAll, stream);
   for (int peer = 0; peer < size(); peer++) {
     if (peer == rank()) continue;
     send(part(peer), peer);
@@ -99,8 +112,8 @@ Event ThreadsComm::do_all_to_all(Tensor pieces, Tensor full, std::span<const int
   return newest();
 }
 
-Event ThreadsComm::do_p2p(std::span<const P2p> batch, Stream&) {
-  const auto lock = begin(Operation::P2p);
+Event ThreadsComm::do_p2p(std::span<const P2p> batch, Stream& stream) {
+  const auto lock = begin(Operation::P2p, stream);
   for (const auto& [kind, buffer, peer] : batch) {
     if (kind == P2p::Kind::Send) {
       send(buffer, peer);
@@ -111,23 +124,25 @@ Event ThreadsComm::do_p2p(std::span<const P2p> batch, Stream&) {
   return newest();
 }
 
-std::unique_lock<std::mutex> ThreadsComm::begin(Operation operation) {
+std::unique_lock<std::mutex> ThreadsComm::begin(Operation operation, Stream& stream) {
   std::unique_lock lock(world_.mutex_);
   world_.throw_if_aborted(world_rank(), text(operation));
   forget_finished();
+  transfers_ = stream.queue() ? &stream.transfers() : nullptr;
+  posted_ = stream.point();
   work_.push_back({operation});
   return lock;
 }
 
 void ThreadsComm::send(const Tensor& buffer, int destination) {
   const auto [operation, unread, unreceived] = work_.back();
-  group_->channel(operation, rank(), destination).push_back({buffer.data, buffer.bytes(), operation, newest().ticket});
+  group_->channel(operation, rank(), destination).push_back({buffer.data, buffer.bytes(), operation, newest().ticket, posted_});
   work_.back().unread++;
   world_.wake(group_->ranks[destination]);
 }
 
 void ThreadsComm::receive(const Tensor& buffer, int source) {
-  receives_.push_back({buffer.data, buffer.bytes(), work_.back().operation, newest().ticket, source});
+  receives_.push_back({buffer.data, buffer.bytes(), work_.back().operation, newest().ticket, source, posted_});
   work_.back().unreceived++;
 }
 
@@ -143,15 +158,35 @@ void ThreadsComm::receive_ready(std::unique_lock<std::mutex>& lock) {
     channel.front().taken = true;
     const Message from = channel.front();
     lock.unlock();
-    if (from.bytes > 0) std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes));
+    const Event copied = copy(to, from);
     lock.lock();
+    received_ = copied;
     channel.erase(channel.begin());
-    group_->members[to.source]->message_read(from.ticket);
+    group_->members[to.source]->message_read(from.ticket, rank(), copied);
     work(to.ticket).unreceived--;
     receives_.erase(receives_.begin() + static_cast<std::ptrdiff_t>(i));
     i = 0;  // while the lock was free, a message may have come for an earlier receive of the same channel
   }
   forget_finished();
+}
+
+Event ThreadsComm::copy(const Receive& to, const Message& from) {
+  if (!transfers_) {
+    if (from.bytes > 0) std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes));
+    return {};
+  }
+  for (const Event& side : {to.posted, from.posted}) side.pending->join(side.ticket, *transfers_->queue());
+  transfers_->copy_bytes(to.data, from.data, from.bytes);
+  return transfers_->point();
+}
+
+void ThreadsComm::join(uint64_t, Queue& queue) {
+  const std::lock_guard lock(world_.mutex_);
+  // The newest copies, perhaps of later tickets: they are enqueued already, so to wait for them is safe, and queues are in order.
+  if (received_.pending) received_.pending->join(received_.ticket, queue);
+  for (const Event& copied : read_by_) {
+    if (copied.pending) copied.pending->join(copied.ticket, queue);
+  }
 }
 
 void ThreadsComm::check(const Receive& to, const Message& from) const {
@@ -164,7 +199,8 @@ void ThreadsComm::check(const Receive& to, const Message& from) const {
                       side(to.operation, to.bytes));
 }
 
-void ThreadsComm::message_read(uint64_t ticket) {
+void ThreadsComm::message_read(uint64_t ticket, int reader, Event copied) {
+  read_by_[static_cast<size_t>(reader)] = copied;
   if (--work(ticket).unread == 0) world_.wake(world_rank());
 }
 

@@ -15,6 +15,8 @@
 /// Every collective is a set of messages. A sender shows its buffer to the receiver and goes on; the receiver copies from it, without the
 /// lock, when it is next asked to make progress, and only then is the sender's part of the work done. Whenever a rank makes progress or
 /// sleeps, for whatever reason, it serves all its communicators: so no rank can wait for a copy that a sleeping rank would have to make.
+/// Where ops are enqueued, so is the copy, on the receiver's stream of transfers behind what both sides had enqueued when they posted; what a
+/// rank enqueues behind its wait comes after the copies by it and from it.
 namespace tessera {
 
 /// Measures how long a wait has lasted, without the time in which the whole process was stopped (Ctrl-Z, a laptop that sleeps): it looks at
@@ -51,6 +53,7 @@ struct Message {
   int64_t bytes;
   Operation operation;
   uint64_t ticket;     // of the sender
+  Event posted;        // its buffer holds what it shall
   bool taken = false;  // being copied: its buffer may not go away
 };
 
@@ -120,6 +123,7 @@ class ThreadsComm final : public Comm, public Pending {
   Pending* pending() override { return this; }
   bool advance(uint64_t ticket) override;
   void sleep(uint64_t ticket) override;
+  void join(uint64_t ticket, Queue& queue) override;
 
  private:
   friend class ThreadsWorld;
@@ -129,6 +133,7 @@ class ThreadsComm final : public Comm, public Pending {
     Operation operation;
     uint64_t ticket;
     int source;
+    Event posted;  // the buffer may be written
   };
   struct Work {
     Operation operation;
@@ -142,14 +147,16 @@ class ThreadsComm final : public Comm, public Pending {
   Event do_p2p(std::span<const P2p> batch, Stream& stream) override;
 
   /// Between begin() and the end of the call the lock is held.
-  std::unique_lock<std::mutex> begin(Operation operation);
+  std::unique_lock<std::mutex> begin(Operation operation, Stream& stream);
   void send(const Tensor& buffer, int destination);
   void receive(const Tensor& buffer, int source);
   Event newest() { return {this, first_ticket_ + work_.size() - 1}; }
 
   void receive_ready(std::unique_lock<std::mutex>& lock);
   void check(const Receive& receive, const Message& message) const;
-  void message_read(uint64_t ticket);
+  /// Makes the copy, or enqueues it; the point behind it.
+  Event copy(const Receive& to, const Message& from);
+  void message_read(uint64_t ticket, int reader, Event copied);
   Work& work(uint64_t ticket) { return work_[ticket - first_ticket_]; }
   bool done(uint64_t ticket) { return ticket < first_ticket_ || work(ticket).done(); }
   void forget_finished();
@@ -163,6 +170,10 @@ class ThreadsComm final : public Comm, public Pending {
   std::vector<Receive> receives_;  // in the order in which they were posted
   std::vector<Work> work_;         // tickets first_ticket_, first_ticket_ + 1, ...
   uint64_t first_ticket_ = 1;      // ticket 0 asks for progress alone
+  Stream* transfers_ = nullptr;    // where copies are enqueued; nullptr: they are made at once
+  Event posted_;                   // of the newest call
+  Event received_;                 // the newest copy by this rank
+  std::vector<Event> read_by_;     // by coordinate: that member's newest copy from this rank
   uint64_t sleep_ticket_ = 0;      // the ticket last slept for, and for how long
   Patience sleep_patience_;
 };

@@ -156,5 +156,32 @@ TEST(Ring, UsesTakeTheEntriesInTurn) {
   EXPECT_EQ(ring.free(0).ticket, 0u);
 }
 
+/// Remembers what was asked of it.
+class Bookkeeper : public MemorySource {
+ public:
+  void* take(MemorySpace space, int64_t bytes) override {
+    taken.emplace_back(space, bytes);
+    return system_memory().take(space, bytes);
+  }
+  void give_back(MemorySpace space, void* memory, int64_t bytes) noexcept override {
+    given_back += bytes;
+    system_memory().give_back(space, memory, bytes);
+  }
+  std::vector<std::pair<MemorySpace, int64_t>> taken;
+  int64_t given_back = 0;
+};
+
+TEST(ReservingArena, TakesEachSpaceOnceFromItsSourceToTheByteAndGivesAllBack) {
+  Bookkeeper source;
+  ArenaSize size;
+  size.permanent_bytes = {256, 64, 0};
+  size.scratch_bytes = 128;
+  { const auto arena = Arena::reserving(size, source); }
+  const std::vector<std::pair<MemorySpace, int64_t>> expected = {
+      {MemorySpace::Device, 128}, {MemorySpace::Device, 256}, {MemorySpace::PinnedHost, 64}};
+  EXPECT_EQ(source.taken, expected);
+  EXPECT_EQ(source.given_back, 448);
+}
+
 }  // namespace
 }  // namespace tessera

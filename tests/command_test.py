@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -96,7 +97,7 @@ class Command(unittest.TestCase):
         self.expect_error(2, ["`other.toml` is one argument too many"], "plan", run, "other.toml")
         self.expect_error(2, ["--ranks = 0", "legal: 1 to 1048576"], "train", run, "--ranks", 0)
         self.expect_error(2, ["--ranks = two", "legal: 1 to 1048576"], "plan", run, "--ranks", "two")
-        self.expect_error(2, ["--device = nul", "legal: cpu, null", "did you mean `null`"], "train", run, "--device", "nul")
+        self.expect_error(2, ["--device = nul", "legal: cpu, cuda, null", "did you mean `null`"], "train", run, "--device", "nul")
         for option, value in {"--temperature": "nan", "--top-k": -1, "--top-p": 2, "--seed": -1, "--tokens": 0}.items():
             self.expect_error(2, [f"{option} = {value}", "legal: "], "sample", self.path, option, value)
         self.expect_error(2, ["--vocab-size = 0", "legal: at least 1"], "tokenize", "train", "--vocab-size", 0, "--output", self.path / "no.model")
@@ -119,6 +120,23 @@ class Command(unittest.TestCase):
                 result = tessera(*arguments, "--set", "precision.compute=auto", env=environment)
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertRegex(result.stderr, f"precision.compute = auto: .*{chosen}.*not timed")
+
+    def test_a_dry_run_as_cuda_counts_pinned_memory(self):
+        as_cpu, as_cuda = (tessera("train", self.run_toml, "--device", "null", "--as", kind).stdout for kind in ("cpu", "cuda"))
+        self.assertRegex(as_cuda, r"pinned_host memory\n(.*\n)+?data ")
+        self.assertNotRegex(as_cpu, r"pinned_host memory\n(.*\n)+?data ")
+        self.expect_error(2, ["--as = gpu", "legal: cpu, cuda"], "train", self.run_toml, "--device", "null", "--as", "gpu")
+
+    def test_cuda_without_a_gpu_says_why_and_writes_nothing(self):
+        info = tessera("info").stdout
+        reason = re.search(r"^cuda +(?:not available|no GPU): (.*)$", info, re.MULTILINE)
+        if not reason:
+            self.assertRegex(info, r"(?m)^gpu 0 ")
+            return
+        run_dir = self.path / "no_gpu"
+        self.expect_error(2, ["no GPU can be used: " + reason[1], "where: --device cuda"], "train", self.run_toml, "--device", "cuda", "--run-dir",
+                          run_dir)
+        self.assertFalse(run_dir.exists())
 
     def test_info_names_the_library_that_multiplies(self):
         self.assertRegex(tessera("info").stdout, r"\nmatmul .* by oneDNN [23]\.\d+\.\d+\n")

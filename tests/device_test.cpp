@@ -49,6 +49,35 @@ TEST(CpuDevice, WhatIsWrittenIsRead) {
   EXPECT_THROW(device->read(read.data(), tensor.column_range(0, 2), 16), InternalError) << "strided";
 }
 
+TEST(CpuDevice, FillsMemoryAndReadsPinnedMemoryBehindAnEvent) {
+  const auto device = Device::cpu(1);
+  ArenaSize size = permanent(*device, 64);
+  size.permanent_bytes[static_cast<size_t>(MemorySpace::PinnedHost)] = 64;
+  device->reserve(size);
+  const Tensor memory = device->arena().permanent(DType::u8, {64}, MemoryCategory::Data);
+  const Tensor pinned = device->arena().permanent(DType::u8, {64}, MemoryCategory::Data, MemorySpace::PinnedHost);
+  device->fill({static_cast<std::byte*>(memory.data), 64}, 0x3c);
+  device->copy(pinned, memory, device->copies());
+  std::array<uint8_t, 64> read{};
+  device->read_pinned(read.data(), pinned, 64, device->copies().record());
+  EXPECT_EQ(read[0], 0x3c);
+  EXPECT_EQ(read[63], 0x3c);
+  EXPECT_EQ(device->copies().profile().op_calls[static_cast<int>(OpKind::Copy)][static_cast<int>(Phase::Setup)], 1);
+  EXPECT_THROW(device->copy(pinned, memory.flat_range(0, 32), device->copies()), InternalError);
+}
+
+TEST(CpuDevice, MeasurementsLieBesideItsArenaAndShowInNoProfile) {
+  const auto device = Device::cpu(1);
+  device->reserve(permanent(*device, 0));
+  ArenaSize size;
+  size.permanent_bytes[static_cast<size_t>(MemorySpace::Device)] = 64;
+  const auto arena = device->separate_arena(size);
+  const Tensor tensor = arena->permanent(DType::f32, {16}, MemoryCategory::Scratch);
+  EXPECT_GT(device->seconds_of([&](Stream& stream) { device->elementwise().zero(tensor, stream); }), 0);
+  EXPECT_EQ(device->compute().profile().op_calls[static_cast<int>(OpKind::Zero)][static_cast<int>(Phase::Setup)], 0);
+  EXPECT_EQ(device->arena().size(), device->workspace_size());
+}
+
 TEST(CpuDevice, MeasuresAMatmulRate) {
   const auto device = Device::cpu(1);
   device->reserve(device->workspace_size());
@@ -71,8 +100,32 @@ TEST(NullDevice, CountsFromItsBirthAndTouchesNoMemory) {
   EXPECT_THROW(device->write(huge, buffer.data(), 4), InternalError) << "checks are the cpu's";
 }
 
+TEST(NullDevice, TracesCopiesAndMakesNone) {
+  const auto device = Device::null(imitated_cuda(1));
+  const Tensor to = device->arena().permanent(DType::i32, {8}, MemoryCategory::Data);
+  const Tensor from = device->arena().permanent(DType::i32, {8}, MemoryCategory::Data, MemorySpace::PinnedHost);
+  Trace trace;
+  device->copies().set_trace(&trace);
+  device->copy(to, from, device->copies());
+  device->copies().set_trace(nullptr);
+  ASSERT_EQ(trace.size(), 1u);
+  EXPECT_EQ(trace[0].info.kind, OpKind::Copy);
+  EXPECT_EQ(trace[0].info.write_bytes, 32);
+}
+
+TEST(NullDevice, ImitatesAGpuThatTheHostCannotWrite) {
+  const DeviceTraits traits = imitated_cuda(3);
+  EXPECT_FALSE(traits.host_memory);
+  EXPECT_EQ(traits.threads, 3);
+  EXPECT_EQ(traits.multiprocessors, 132);
+  EXPECT_EQ(traits.workspace_bytes, int64_t{33} << 20);
+  EXPECT_EQ(imitated_cuda(3, 108).workspace_bytes, int64_t{32} << 20) << "an A100";
+  EXPECT_TRUE(imitated_cpu(3).host_memory);
+}
+
 TEST(NullDevice, HasNoSpeedAndTakesNoTime) {
   const auto device = Device::null({});
+  EXPECT_THROW(device->seconds_of([](Stream&) {}), InternalError);
   EXPECT_THROW(measured_matmul_flops_per_second(*device, DType::f32), InternalError);
   EXPECT_FALSE(device->compute().timed());
   EXPECT_TRUE(Device::cpu(1)->compute().timed());

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-
 #include "engine/dry_run.h"
 #include "engine/trainer.h"
 #include "planner/question.h"
@@ -128,6 +127,24 @@ TEST(DryRun, CountsMoreThanTwoTebibytesForGpt3175bOnOneRank) {
   config.train.batch_size = config.train.micro_batch_size = 1;
   const DryRun dry = dry_run(resolve(config, {}, 1, 0), 0, {.threads = 1});
   EXPECT_GT(dry.size.total_bytes(), int64_t{2} << 40);
+}
+
+TEST(DryRun, AsCudaCountsTokensTwiceAndInPinnedMemoryAndCopiesThemAhead) {
+  const ResolvedRun run = resolve_tiny({});
+  const DryRun cpu = dry_run(run, 0, imitated_cpu(1), true), cuda = dry_run(run, 0, imitated_cuda(1), true);
+  const auto data = static_cast<size_t>(MemoryCategory::Data), device = static_cast<size_t>(MemorySpace::Device),
+             pinned = static_cast<size_t>(MemorySpace::PinnedHost);
+  const int64_t tokens = 3 * run.layout.micro_batches() * run.micro_batch.rows() * 4;  // tokens, their order, targets
+  EXPECT_EQ(cuda.use.peak_bytes[device][data] - cpu.use.peak_bytes[device][data], tokens);
+  EXPECT_EQ(cuda.use.peak_bytes[pinned][data], 2 * tokens);
+  EXPECT_EQ(cpu.use.peak_bytes[pinned][data], 0);
+  const auto waits_for_data = [](const Trace& trace) {
+    return std::ranges::count_if(trace, [](const TraceEntry& entry) {
+      return entry.info.kind == OpKind::Wait && entry.info.shape.extents[0] == static_cast<int64_t>(WaitReason::Data);
+    });
+  };
+  EXPECT_EQ(waits_for_data(cuda.trace), 1);
+  EXPECT_EQ(waits_for_data(cpu.trace), 0);
 }
 
 TEST(DryRun, RefusesARunThatDoesNotFitAndNamesTheCategories) {

@@ -7,10 +7,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "base/system_memory.h"
 #include "base/units.h"
 #include "engine/accounts.h"
 #include "engine/dry_run.h"
+#include "engine/shared_memory.h"
 #include "engine/step_bench.h"
 #include "engine/tuning.h"
 #include "tools/commands.h"
@@ -22,7 +22,7 @@ namespace tessera {
 namespace {
 
 struct BenchArguments {
-  std::string file;
+  std::string file, device = "cpu";
   std::vector<std::string> sets;
   double seconds = 5;
   bool json = false;
@@ -43,12 +43,13 @@ Measured measure(const BenchArguments& arguments) {
   const auto of_model = [](const std::string& set) { return set.starts_with("model."); };
   if (arguments.file.empty() && std::ranges::none_of(sets, of_model)) sets.insert(sets.begin(), "model.preset=gpt2-124m");
   const LoadedConfig loaded = load_config({arguments.file}, sets);
-  Measured measured{.run = resolve_here(loaded, 1), .device = {}, .tuning = {}, .bench = {}};
-  const auto device = Device::cpu(measured.run.threads);
+  const DeviceKind kind = device_kind(arguments.device);
+  Measured measured{.run = resolve_here(loaded, 1, kind), .device = {}, .tuning = {}, .bench = {}};
+  const auto device = Device::real(kind, 0, measured.run.threads);
   const DryRun dry = dry_run(measured.run, 0, device->traits(), true);
-  expect_fits(dry, dry.size.total_bytes(), 1, available_memory_bytes());
-  device->reserve(dry.size);
   const auto host = make_self_group();
+  expect_all_fit(dry, *device, *host);
+  device->reserve(dry.size);
   Messages messages;
   measured.tuning = tune(measured.run, dry.trace, {}, *device, *host, messages);
   Mesh mesh(measured.run.layout, *host);
@@ -185,6 +186,7 @@ void add_bench(CLI::App& app) {
     auto arguments = std::make_shared<BenchArguments>();
     sub->add_option("RUN.toml", arguments->file, "configuration; none: gpt2-124m, or what --set says");
     sub->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
+    add_checked_option(sub, "--device", arguments->device, one_of({"cpu", "cuda"}), "what computes; default cpu");
     add_checked_option(sub, "--seconds", arguments->seconds, between(0, 3600), "of measured steps; default 5");
     sub->add_flag("--json", arguments->json, "for programs");
     sub->callback([arguments, run] { run(*arguments); });

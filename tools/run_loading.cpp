@@ -5,12 +5,13 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/system_memory.h"
 #include "base/units.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_ranges.h"
 #include "engine/dry_run.h"
+#include "engine/shared_memory.h"
 #include "engine/training_run.h"
+#include "kernels/cuda_module.h"
 
 namespace tessera {
 
@@ -55,9 +56,11 @@ ResolvedRun resolve_with(const LoadedConfig& loaded, int ranks, Choose choose) {
 
 }  // namespace
 
-ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
+DeviceKind device_kind(const std::string& name) { return name == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu; }
+
+ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks, DeviceKind kind) {
   return resolve_with(loaded, ranks, [&]() -> Choice {
-    const auto device = Device::cpu(threads_of_a_rank(loaded.config, ranks));
+    const auto device = Device::real(kind, 0, threads_of_a_rank(loaded.config, ranks));
     device->reserve(device->workspace_size());
     double narrow = 0, wide = 0;
     for (int round = 0; round < 3; round++) {  // in turns, so that what else the machine does meets both
@@ -70,21 +73,32 @@ ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks) {
   });
 }
 
-ResolvedRun resolve_untimed(const LoadedConfig& loaded, int ranks) {
-  return resolve_with(loaded, ranks, []() -> Choice {
+ResolvedRun resolve_untimed(const LoadedConfig& loaded, int ranks, DeviceKind kind) {
+  return resolve_with(loaded, ranks, [&]() -> Choice {
+    if (kind == DeviceKind::Cuda) return {DType::bf16, "GPUs since sm_80 multiply it fast (not timed: nothing is computed)"};
     const bool narrow = processor_multiplies(DType::bf16);
     return {narrow ? DType::bf16 : DType::f32,
             fmt::format("this processor has {}instructions for bf16 matmuls (not timed: nothing is computed)", narrow ? "" : "no ")};
   });
 }
 
-MemoryTable predict_all(const ResolvedRun& run) {
+DeviceTraits imitated(DeviceKind kind, int rank, int threads) {
+  if (kind == DeviceKind::Cpu) return imitated_cpu(threads);
+  std::string why_not;
+  const CudaModule* module = cuda_module().module;
+  const std::vector<GpuInfo> gpus = module ? module->gpus(why_not) : std::vector<GpuInfo>();
+  return gpus.empty() ? imitated_cuda(threads) : imitated_cuda(threads, gpus[static_cast<size_t>(rank) % gpus.size()].multiprocessors);
+}
+
+MemoryTable predict_all(const ResolvedRun& run, DeviceKind kind) {
   MemoryTable table;
-  for (int rank = 0; rank < run.layout.ranks(); rank++) table.merge(predict_memory(memory_question(run, imitated_cpu(run.threads)), rank));
+  for (int rank = 0; rank < run.layout.ranks(); rank++) {
+    table.merge(predict_memory(memory_question(run, imitated(kind, rank, run.threads)), rank));
+  }
   return table;
 }
 
-OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences) {
+OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences, DeviceKind kind) {
   const RunFiles files(run_dir);
   if (!std::filesystem::exists(files.config)) {
     throw DataError({run_dir.string() + " holds no run", run_dir.string(), "a directory that `tessera train --run-dir` made", {}});
@@ -95,9 +109,9 @@ OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences) {
   loaded.config.train.batch_size = loaded.config.train.micro_batch_size = sequences;
   OpenedRun opened{.run = resolve(loaded.config, loaded.source, 1, loaded.tokenizer_vocab)};
   opened.host = make_self_group();
-  opened.device = Device::cpu(opened.run.threads);
+  opened.device = Device::real(kind, 0, opened.run.threads);
   const DryRun dry = dry_run(opened.run, 0, opened.device->traits());
-  expect_fits(dry, dry.size.total_bytes(), 1, available_memory_bytes());
+  expect_all_fit(dry, *opened.device, *opened.host);
   opened.device->reserve(dry.size);
   opened.mesh = std::make_unique<Mesh>(opened.run.layout, *opened.host);
   opened.trainer = std::make_unique<Trainer>(opened.run, *opened.device, *opened.mesh);

@@ -10,6 +10,7 @@
 #include "engine/dry_run.h"
 #include "engine/run_lock.h"
 #include "engine/training_run.h"
+#include "kernels/cuda_module.h"
 #include "planner/formula.h"
 #include "tools/commands.h"
 #include "tools/options.h"
@@ -20,7 +21,7 @@ namespace tessera {
 namespace {
 
 struct TrainArguments {
-  std::string file, device = "cpu", run_dir;
+  std::string file, device = "cpu", as = "cpu", run_dir;
   std::vector<std::string> sets;
   int ranks = 0, rank = 0;
   bool resume = false;
@@ -40,12 +41,14 @@ void print_ops(const Profile& profile) {
 void run_null(const TrainArguments& arguments) {
   const LoadedConfig loaded = load_config({arguments.file}, arguments.sets);
   const int ranks = arguments.ranks != 0 ? arguments.ranks : ranks_of(loaded.config);
-  const ResolvedRun run = resolve_untimed(loaded, ranks);
+  const DeviceKind as = device_kind(arguments.as);
+  const ResolvedRun run = resolve_untimed(loaded, ranks, as);
   if (arguments.rank < 0 || arguments.rank >= ranks) {
     throw ConfigError({fmt::format("rank {} does not exist", arguments.rank), "--rank", fmt::format("0 to {}", ranks - 1), {}});
   }
-  const DryRun dry = dry_run(run, arguments.rank, imitated_cpu(run.threads));
-  MemoryTable table = predict_memory(memory_question(run, imitated_cpu(run.threads)), arguments.rank);
+  const DeviceTraits traits = imitated(as, arguments.rank, run.threads);
+  const DryRun dry = dry_run(run, arguments.rank, traits);
+  MemoryTable table = predict_memory(memory_question(run, traits), arguments.rank);
   add_memory_rows(table, arguments.rank, dry.use, &MemoryRow::dry_run_bytes);
   std::fputs(table.text().c_str(), stdout);
   std::puts("");
@@ -88,8 +91,10 @@ std::string resume_command(const std::filesystem::path& run_dir, int ranks) {
                      ranks > 1 ? fmt::format(" --ranks {}", ranks) : "");
 }
 
-void run_cpu(const TrainArguments& arguments) {
+void run_real(const TrainArguments& arguments) {
   TrainingOptions options;
+  options.device = device_kind(arguments.device);
+  if (options.device == DeviceKind::Cuda) expect_gpus();  // before anything is written
   options.start_bytes = resident_memory_bytes();
   Messages messages;
   if (arguments.file.empty() && !(arguments.resume && !arguments.run_dir.empty())) {
@@ -110,11 +115,11 @@ void run_cpu(const TrainArguments& arguments) {
     messages.notice(fmt::format("stopping {}, then saving; once more to quit without saving",
                                 step ? fmt::format("after step {}", *step) : std::string("as soon as the run has begun")));
   });
-  const ResolvedRun run = resolve_here(loaded, ranks);  // may start threads to measure: the watch comes before them
+  const ResolvedRun run = resolve_here(loaded, ranks, options.device);  // may start threads to measure: the watch comes before them
   const RunData data = open_run_data(run);
   options.run_dir = run_dir;
   options.resume = arguments.resume;
-  options.predicted = predict_all(run);
+  options.predicted = predict_all(run, options.device);
   TrainingResult result;
   run_thread_ranks(ranks, [&](HostGroup& host) {
     const TrainingResult own = run_training(run, data, options, host, messages, host.rank() == 0 ? &signals : nullptr);
@@ -133,13 +138,15 @@ void add_train(CLI::App& app) {
   auto arguments = std::make_shared<TrainArguments>();
   command->add_option("RUN.toml", arguments->file, "configuration; `tessera config` lists its keys");
   command->add_option("--set", arguments->sets, "KEY=VALUE ..., over the file")->type_name("KEY=VALUE");
-  add_checked_option(command, "--device", arguments->device, one_of({"cpu", "null"}), "null: count memory and operations, compute nothing");
+  add_checked_option(command, "--device", arguments->device, one_of({"cpu", "cuda", "null"}),
+                     "null: count memory and operations, compute nothing");
+  add_checked_option(command, "--as", arguments->as, one_of({"cpu", "cuda"}), "the device that the null device imitates; default cpu");
   add_checked_option(command, "--ranks", arguments->ranks, between(1, most_ranks),
                      "ranks, as threads of this process; default: 1, of a resumed run as many as it had");
   add_checked_option(command, "--rank", arguments->rank, between(0, most_ranks - 1), "the rank that the null device shows");
   command->add_option("--run-dir", arguments->run_dir, "where the run lives; default runs/NAME of NAME.toml");
   command->add_flag("--resume", arguments->resume, "go on with the run in --run-dir, as its config.toml says; --set changes it");
-  command->callback([arguments] { arguments->device == "null" ? run_null(*arguments) : run_cpu(*arguments); });
+  command->callback([arguments] { arguments->device == "null" ? run_null(*arguments) : run_real(*arguments); });
 }
 
 }  // namespace tessera
