@@ -29,11 +29,8 @@ __global__ void multiply_kernel(float* c, const T* a, const T* b) {
   const auto begin_copies = [&](int step) {
     Stage<T>& stage = stages[step % 2];
     copy_16_bytes_async(&stage.a[lane / 2][lane % 2 * 8], a + lane / 2 * K + step * 16 + lane % 2 * 8);
-    if (transposed) {
-      if (lane < 16) copy_16_bytes_async(&stage.b[lane / 2][lane % 2 * 8], b + lane / 2 * K + step * 16 + lane % 2 * 8);
-    } else {
-      copy_16_bytes_async(&stage.b[lane % 16][0], b + (step * 16 + lane % 16) * N);
-    }
+    const T* b_row = transposed ? b + lane / 2 * K + step * 16 + lane % 2 * 8 : b + (step * 16 + lane % 16) * N;
+    if (lane < 16) copy_16_bytes_async(transposed ? &stage.b[lane / 2][lane % 2 * 8] : &stage.b[lane][0], b_row);
     commit_copies();
   };
   float sum[4] = {};
