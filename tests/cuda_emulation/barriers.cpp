@@ -113,7 +113,7 @@ void release_lanes(unsigned warp) {
 void sync_threads(const char* file, int line) {
   if (!current) fault("__syncthreads outside a kernel (%s:%d)", file, line);
   Thread& self = current_thread();
-  char* mark = block().marks.barrier;
+  char* mark = block().marks.barrier(self.barriers_passed++);
   happens_before(mark);
   self.barrier = {file, line};
   self.state = ThreadState::AtBarrier;
@@ -135,7 +135,8 @@ int sync_threads_vote(const char* file, int line, bool predicate, BarrierVote vo
 
 void sync_warp(unsigned mask) {
   if (!current) fault("__syncwarp outside a kernel");
-  char* mark = block().marks.warp(current->linear / 32);
+  const unsigned warp = current->linear / 32;
+  char* mark = mask == 0xffffffffu ? block().marks.warp(warp, current_thread().warp_syncs_passed++) : block().marks.part_of_warp(warp);
   happens_before(mark);
   meet(mask, Collective::SyncWarp, nullptr, 0, 0, nullptr);
   happens_after(mark);

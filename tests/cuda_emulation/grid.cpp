@@ -39,6 +39,7 @@ void set_up_threads(uint3 place, dim3 grid, dim3 threads) {
     thread.grid_size = grid;
     thread.linear = t;
     thread.state = ThreadState::Fresh;
+    thread.barriers_passed = thread.warp_syncs_passed = 0;
     thread.fiber = races_are_watched ? watched_fiber(running_stream(), turn_of_fibers, t) : nullptr;
     b.ready.push(&thread);
   }
@@ -53,7 +54,7 @@ void run_grid(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::func
   block().body = &body;
   const unsigned blocks = count_of(grid);
   for (unsigned i = 0; i < blocks; i++) {
-    marks.barrier = create_mark(8 * (1 + block_threads_max / 32));
+    marks.block = create_mark(OrderMarks::block_bytes);
     if (settings().races == RaceScope::Grid) turn_of_fibers++;
     begin_shared_memory(shared_bytes);
     set_up_threads(place_of(nth_block(i, blocks), grid), grid, threads);
@@ -63,7 +64,7 @@ void run_grid(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::func
       happens_after(marks.end);
       happens_before(marks.launch);
     }
-    std::free(marks.barrier);
+    std::free(marks.block);
   }
   happens_after(marks.end);
   std::free(marks.launch), std::free(marks.end), std::free(marks.fence);

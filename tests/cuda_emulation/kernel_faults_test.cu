@@ -94,11 +94,11 @@ TEST(KernelFaults, TooManyCopiesInFlightAreNamed) {
 struct Floats {
   float of_thread[32];
 };
-__global__ void uninitialized_kernel(int* out) { out[threadIdx.x] = std::isnan(shared<Floats>().of_thread[threadIdx.x]); }
+__global__ void uninitialized_kernel(int* out) { out[blockIdx.x * 32 + threadIdx.x] = std::isnan(shared<Floats>().of_thread[threadIdx.x]); }
 
 TEST(Shared, StartsAsNanInEveryBlock) {
   const TestStream stream;
-  const DeviceVector<int> out(32);
+  const DeviceVector<int> out(96);
   launch(uninitialized_kernel, {3, 32}, stream, out.data());
   for (const int is_nan : out.values()) EXPECT_EQ(is_nan, 1);
 }

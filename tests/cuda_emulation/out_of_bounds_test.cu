@@ -25,7 +25,7 @@ __global__ void dynamic_kernel(float* out, int shift) {
   out[threadIdx.x] = row[threadIdx.x];
 }
 __global__ void copy_kernel(float* out, int shift) {
-  copy_16_bytes_async(dynamic_shared<float>(), out + 4 * (threads / 4 - 1 + shift));
+  if (threadIdx.x == 0) copy_16_bytes_async(dynamic_shared<float>(), out + 4 * (threads / 4 - 1 + shift));
   commit_copies();
   wait_for_copies<0>();
 }

@@ -38,6 +38,18 @@ __global__ void second_barrier_kernel(int* out) {
   }
 }
 
+// The same among the lanes of a warp.
+template <bool faulty>
+__global__ void second_warp_kernel(int* out) {
+  int* values = shared<Exchange>().of_thread;
+  for (int round = 0; round < 2; round++) {
+    values[threadIdx.x] = round;
+    __syncwarp();
+    out[blockIdx.x * threads + threadIdx.x] = values[threadIdx.x ^ 31];
+    if (!faulty) __syncwarp();
+  }
+}
+
 template <bool faulty>
 __global__ void warp_kernel(int* out) {
   int* values = shared<Exchange>().of_thread;
@@ -96,10 +108,10 @@ void run_two_streams(bool waits, bool host_waits) {
   std::memset(on_host, 0, threads * sizeof(int));
   cudaEvent_t written;
   check(cudaEventCreateWithFlags(&written, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  launch(blocks_kernel<false>, {4, threads}, first, out.data());
+  launch(blocks_kernel<false>, {2, threads / 2}, first, out.data());
   check(cudaEventRecord(written, first), "cudaEventRecord");
   if (waits) check(cudaStreamWaitEvent(second, written, 0), "cudaStreamWaitEvent");
-  launch(blocks_kernel<false>, {4, threads}, second, out.data());
+  launch(blocks_kernel<false>, {2, threads / 2}, second, out.data());
   check(cudaMemcpyAsync(on_host, out.data(), threads * sizeof(int), cudaMemcpyDeviceToHost, second), "cudaMemcpyAsync");
   if (host_waits) second.synchronize();
   const volatile int read = on_host[0];
@@ -126,6 +138,9 @@ TEST(Races, AMissingBarrierAfterAReadIsFound) {
 TEST(Races, AMissingWarpSyncIsFound) {
   expect_race([] { run(warp_kernel<true>); }, "warp_kernel");
 }
+TEST(Races, AMissingWarpSyncAfterAReadIsFound) {
+  expect_race([] { run(second_warp_kernel<true>); }, "second_warp_kernel");
+}
 TEST(Races, CopiesOfOtherThreadsNeedABarrier) {
   expect_race([] { run(copy_kernel<true>); }, "copy_kernel");
 }
@@ -148,8 +163,8 @@ using faulty_kernels_compile_everywhere = decltype(&barrier_kernel<true>);
 #endif
 
 TEST(Races, ThereAreNoneInCorrectKernels) {
-  for (auto kernel : {barrier_kernel<false>, second_barrier_kernel<false>, warp_kernel<false>, fence_kernel<false>, blocks_kernel<false>,
-                      copy_kernel<false>}) {
+  for (auto kernel : {barrier_kernel<false>, second_barrier_kernel<false>, warp_kernel<false>, second_warp_kernel<false>,
+                      fence_kernel<false>, blocks_kernel<false>, copy_kernel<false>}) {
     run(kernel);
   }
   run_two_streams(true, true);

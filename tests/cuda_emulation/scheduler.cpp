@@ -102,7 +102,7 @@ Thread* ReadyThreads::take() {
 }
 
 Fiber* watched_fiber(unsigned stream, unsigned turn, unsigned index) {
-  constexpr unsigned streams = 8, turns = 4;
+  constexpr unsigned streams = 8, turns = 2;  // few: ThreadSanitizer tells 255 threads apart
   static Fiber* fibers[streams][turns][block_threads_max];
   Fiber*& fiber = fibers[stream % streams][turn % turns][index];
   if (!fiber) fiber = create_fiber(run_threads);

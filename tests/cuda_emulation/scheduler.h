@@ -35,6 +35,7 @@ struct Thread : ThreadPlace {
   BarrierPlace barrier;
   LaneCall call;
   bool vote = false;
+  unsigned barriers_passed = 0, warp_syncs_passed = 0;  // of all lanes
   AsyncCopy copies[copies_in_flight_max];
   unsigned copies_in_flight = 0, copy_groups = 0;
 };
@@ -56,11 +57,16 @@ class ReadyThreads {
 
 // Addresses through which ThreadSanitizer learns of order. Each grid, and each block, has fresh ones, so that no old edge hides a race.
 struct OrderMarks {
-  char* launch = nullptr;   // the launch before each thread
-  char* end = nullptr;      // each thread before what follows the grid
-  char* fence = nullptr;    // one object for all fences: never a false report, and a missing fence still shows
-  char* barrier = nullptr;  // the block's barrier, then one for each warp, 8 bytes apart
-  char* warp(unsigned warp) const { return barrier + 8 + 8 * warp; }
+  char* launch = nullptr;  // the launch before each thread
+  char* end = nullptr;     // each thread before what follows the grid
+  char* fence = nullptr;   // one object for all fences: never a false report, and a missing fence still shows
+  char* block = nullptr;   // the block's barrier and those of its warps, 8 bytes apart
+  // Two that take turns: a thread that is at the next barrier already shall not be ordered before one that still leaves this one.
+  char* barrier(unsigned passed) const { return block + 8 * (passed % 2); }
+  char* warp(unsigned warp, unsigned passed) const { return block + 16 + 8 * (3 * warp + passed % 2); }
+  // Lanes of a part of the warp do not count alike: one mark for all of these, through which a race may hide.
+  char* part_of_warp(unsigned warp) const { return block + 16 + 8 * (3 * warp + 2); }
+  static constexpr std::size_t block_bytes = 16 + 8 * 3 * (block_threads_max / 32);
 };
 
 struct Block {
