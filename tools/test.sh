@@ -185,6 +185,7 @@ if is_emulated release; then
   if ! command -v clang++ >/dev/null; then
     echo "skipped  needs clang++, whose ThreadSanitizer is fast enough (tools/install_dependencies.sh installs it where CUDA's headers are)"
   elif build cuda-races; then
+    export TSAN_OPTIONS+=:atexit_sleep_ms=0  # it sleeps before it says what a test expects it to say
     emulated cuda-races TESSERA_EMULATION_RACES=block
     emulated cuda-races TESSERA_EMULATION_RACES=grid TESSERA_EMULATION_STREAMS=lazy
   fi

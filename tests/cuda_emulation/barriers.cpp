@@ -155,6 +155,7 @@ void fence() {
 void copy_async(void* shared, const void* global, unsigned bytes, unsigned source_bytes) {
   Thread& self = current_thread();
   if (self.copies_in_flight == copies_in_flight_max) fault("more than %u cp.async in flight in one thread", copies_in_flight_max);
+  spoil(shared, bytes);
   self.copies[self.copies_in_flight++] = {shared, global, bytes, source_bytes, self.copy_groups};
 }
 

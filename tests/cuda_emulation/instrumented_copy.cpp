@@ -9,4 +9,9 @@ void land_copy(void* to, const void* from, unsigned bytes, unsigned source_bytes
   for (unsigned i = 0; i < bytes; i++) out[i] = i < source_bytes ? in[i] : 0;
 }
 
+void spoil(void* memory, unsigned bytes) {
+  auto* out = static_cast<unsigned char*>(memory);
+  for (unsigned i = 0; i < bytes; i++) out[i] = 0xff;
+}
+
 }  // namespace cuda_emulation

@@ -108,5 +108,7 @@ void end_shared_memory();
 
 /// Instrumented, so that the sanitizers see the access of cp.async.
 void land_copy(void* to, const void* from, unsigned bytes, unsigned source_bytes);
+/// Likewise, at its begin: from there on its target may be overwritten at any time, so it is full of NaN until the copy lands.
+void spoil(void* memory, unsigned bytes);
 
 }  // namespace cuda_emulation
