@@ -59,7 +59,7 @@ TEST(OutOfBounds, FreedMemoryIsWatched) {
   float* memory = nullptr;
   check(cudaMalloc(reinterpret_cast<void**>(&memory), threads * sizeof(float)), "cudaMalloc");
   check(cudaFree(memory), "cudaFree");
-  EXPECT_EXIT(launch(global_kernel, {1, threads}, stream, memory, 0), testing::ExitedWithCode(address_status),
+  EXPECT_EXIT((launch(global_kernel, {1, threads}, stream, memory, 0), stream.synchronize()), testing::ExitedWithCode(address_status),
               "heap-use-after-free(.|\n)*global_kernel");
 }
 #endif

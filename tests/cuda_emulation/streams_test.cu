@@ -1,5 +1,6 @@
 // The emulated runtime itself: streams, events, copies, and the order that they promise.
 #include <cstring>
+#include <thread>
 
 #include "kernels/cuda/launch.h"
 #include "tests/cuda_emulation/cuda_test.h"
@@ -69,6 +70,19 @@ TEST(Streams, AnEventOrdersTwoStreamsAndAWaitTheHost) {
   EXPECT_EQ(sum_over_streams(true, true), 6);
   const ScopedSettings later(lazy());
   EXPECT_EQ(sum_over_streams(true, true), 6);
+}
+
+TEST(Streams, OfSeveralHostThreadsShareTheDevice) {
+  for (const StreamMode mode : {StreamMode::Eager, StreamMode::Lazy}) {
+    Settings during = cuda_emulation::settings();
+    during.streams = mode;
+    const ScopedSettings scope(during);
+    std::vector<int> sums(3);
+    std::vector<std::thread> ranks;
+    for (int& sum : sums) ranks.emplace_back([&sum] { sum = sum_over_streams(true, true); });
+    for (std::thread& rank : ranks) rank.join();
+    EXPECT_EQ(sums, (std::vector<int>{6, 6, 6}));
+  }
 }
 
 #ifndef __SANITIZE_THREAD__  // these are races, and races_test.cu shows them
