@@ -15,10 +15,7 @@
 namespace cuda_emulation {
 namespace {
 
-std::recursive_mutex& runtime_mutex() {
-  static auto* mutex = new std::recursive_mutex;
-  return *mutex;
-}
+std::recursive_mutex runtime_mutex;  // there before any thread is, and ThreadSanitizer knows it
 std::map<std::string, long>& call_counts() {
   static auto* counts = new std::map<std::string, long>;
   return *counts;
@@ -51,10 +48,10 @@ const ErrorName& name_of(cudaError_t error) {
 
 }  // namespace
 
-Call::Call(const char* function) : lock_(runtime_mutex()) { call_counts()[function]++; }
+Call::Call(const char* function) : lock_(runtime_mutex) { call_counts()[function]++; }
 
 long calls_of(const char* function) {
-  const std::lock_guard<std::recursive_mutex> lock(runtime_mutex());
+  const std::lock_guard<std::recursive_mutex> lock(runtime_mutex);
   return call_counts()[function];
 }
 
