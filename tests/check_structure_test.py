@@ -58,6 +58,34 @@ class CheckStructure(unittest.TestCase):
                  "parallel/mpi_comm.cpp": "#include <mpi.h>\n", "engine/a.cpp": "#include <mpi.h>\n"}
         self.assertEqual(len(self.findings(check_structure.check_vendor_headers, files)), 2)
 
+    def test_each_rule_for_cuda_kernels_is_found_with_its_line(self):
+        planted = {
+            "k<<<1, 32, 0, stream>>>(x);": "launch()",
+            "check(cudaLaunchKernelExC(&config, k, arguments));": "launch()",
+            "__shared__ float row[32];": "shared<T>()",
+            'asm volatile("bar.sync 0;");': "instructions.h",
+            "#ifdef TESSERA_CUDA_EMULATION": "emulated",
+            "check(cudaStreamCreate(&stream));": "cudaStreamNonBlocking",
+            "check(cudaStreamCreateWithFlags(&stream, flags));": "cudaStreamNonBlocking",
+            "launch(k, shape, cudaStreamPerThread);": "cudaStreamNonBlocking",
+            "atomicAdd(reinterpret_cast<float*>(sum), x);": "same bits",
+            "cudaFree(memory);": "check()",
+            "int a = 0; cublasLtDestroy(handle);": "check()",
+            "if (memory) cudaFree(memory);": "check()",
+        }
+        for line, rule in planted.items():
+            with self.subTest(line):
+                [finding] = self.findings(check_structure.check_cuda_rules, {"kernels/cuda/a.cu": f"// a kernel\n\n  {line}\n"})
+                self.assertIn("kernels/cuda/a.cu:3: ", finding)
+                self.assertIn(rule, finding)
+
+    def test_what_the_rules_for_cuda_kernels_ask_for_is_legal(self):
+        files = {"kernels/cuda/a.cu": "check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), \"\");\n(void)cudaFree(p);  // not __shared__ nor asm\n"
+                                      "const cudaError_t e =\n    cudaMalloc(&p, 8);\natomicAdd(&counter, 1u);\n",
+                 "kernels/cuda/instructions.h": "#ifdef TESSERA_CUDA_EMULATION\nasm;\n", "kernels/cuda/shared.h": "__shared__ char x;\n",
+                 "kernels/cuda/launch.h": "cudaLaunchKernelEx(&config, kernel);\n".replace("cuda", "status = cuda"), "tests/a.cu": "k<<<1, 1>>>();"}
+        self.assertEqual(self.findings(check_structure.check_cuda_rules, files), [])
+
     def test_a_header_missing_from_the_table_is_found(self):
         files = {"base/README.md": README.format("base", "| a.h | A | |\n"), "base/a.h": "", "base/b.h": ""}
         [finding] = self.findings(check_structure.check_readme_tables, files)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks what the compiler does not: include directions, README tables, lengths. Reads the sources only; needs no build.
+"""Checks what the compiler does not: include directions, rules for CUDA kernels, README tables, lengths. Reads the sources only; needs no build.
 
     tools/check_structure.py [ROOT]
 
@@ -33,9 +33,23 @@ FORMULA_MAY_INCLUDE = ["base/*", "report/*", "model/spec.h", "model/decls.h", "p
 
 # Headers of vendors, and the only files that may see them: whole folders, or the source of the matching communicator.
 VENDOR_HEADERS = [
-    (re.compile(r"^(cuda|cublas|cudnn|curand|cupti|nvml|nvToolsExt|nvtx3|cub/|thrust/|cutlass|cute/|driver_types)"), ["kernels/cuda/*"]),
+    (re.compile(r"^(cuda|cublas|cudnn|curand|cupti|nvml|nvToolsExt|nvtx3|cub/|thrust/|cutlass|cute/|driver_types)"), ["kernels/cuda/*", "tests/cuda_emulation/*"]),
     (re.compile(r"^nccl"), ["kernels/cuda/*", "parallel/*nccl*"]),
     (re.compile(r"^mpi(\.h|-ext\.h)$"), ["parallel/*mpi*"]),
+]
+
+# What kernels may say only through kernels/cuda/: pattern, the files where it may stand, what to write instead (kernels/cuda/README.md).
+CUDA_RULES = [
+    (re.compile(r"<<<|\bcudaLaunch(?:Cooperative)?Kernel\w*|\bcuLaunch\w+"), ["kernels/cuda/launch.h"], "kernels start through launch()"),
+    (re.compile(r"\b__shared__\b"), ["kernels/cuda/shared.h"], "shared memory comes from shared<T>() or dynamic_shared<T>()"),
+    (re.compile(r"\b(?:asm|__asm__?)\b"), ["kernels/cuda/instructions.h"], "inline assembly stands in instructions.h, with its emulation"),
+    (re.compile(r"\bTESSERA_CUDA_EMULATION\b"), ["kernels/cuda/shared.h", "kernels/cuda/instructions.h"], "kernels do not ask whether they are emulated"),
+    (re.compile(r"\bcudaStreamCreate\s*\(|\bcudaStream(?:Default|Legacy|PerThread)\b|"
+                r"\bcudaStreamCreateWith\w+\s*\((?![^;]*cudaStreamNonBlocking)"), [], "streams are created with cudaStreamNonBlocking"),
+    (re.compile(r"\batomic\w+\s*\(\s*(?:reinterpret_cast\s*<\s*|\(\s*)(?:float|double|__half|__nv_bfloat16)|\batomicAdd\s*<\s*(?:float|double)"), [],
+     "no atomics on floating-point numbers: two runs give the same bits"),
+    (re.compile(r"(?:\A|[;{}]|(?<!\(void)\))\s*(?:cuda|cublas|cudnn|nccl)[A-Z]\w*\s*\("), [],
+     "calls go through check(); where nothing can be thrown, (void) says so"),
 ]
 
 SOURCE_ENDINGS = {".h", ".cpp", ".cu", ".cuh"}
@@ -121,6 +135,26 @@ def check_vendor_headers(tree):
                     yield f'{name}:{line}: <{path}> belongs in {", ".join(homes)} only'
 
 
+def without_comments(text):
+    """The same text, line for line, with comments blanked out. Strings are left as they are, so "//" in one ends its line."""
+    blank = lambda match: re.sub(r"[^\n]", " ", match[0])  # noqa: E731
+    return re.sub(r"//[^\n]*|/\*.*?\*/", blank, text, flags=re.DOTALL)
+
+
+def check_cuda_rules(tree):
+    """CUDA sources launch, share, assemble, create streams and call by kernels/cuda/'s rules"""
+    for name in tree.sources():
+        if not fnmatch.fnmatch(name, "kernels/cuda/*"):
+            continue
+        text = without_comments(tree.text(name))
+        for pattern, homes, rule in CUDA_RULES:
+            if name in homes:
+                continue
+            for match in pattern.finditer(text):
+                place = match.end() - len(match[0].lstrip(";{}) \t\n"))
+                yield f"{name}:{text.count(chr(10), 0, place) + 1}: {rule}"
+
+
 def table_rows(text):
     """The cells of every table row of a Markdown text, without head and rule."""
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if line.strip().startswith("|")]
@@ -174,8 +208,8 @@ def check_file_lengths(tree):
             yield f"{name}: {tree.lines(name)} lines; at most {LONGEST_FILE_LINES}"
 
 
-CHECKS = [check_include_directions, check_formula_is_plain_data, check_vendor_headers, check_readme_tables, check_readme_lengths,
-          check_file_lengths]
+CHECKS = [check_include_directions, check_formula_is_plain_data, check_vendor_headers, check_cuda_rules, check_readme_tables,
+          check_readme_lengths, check_file_lengths]
 
 
 def main(arguments):

@@ -38,6 +38,12 @@ python3-pip         |            | fetches oneDNN 3.2: only where neither that n
 onednn_package="
 libdnnl-dev         |            | oneDNN, matrix products on the CPU: only where 3.2 cannot be fetched from PyPI
 "
+# Where CUDA's headers are: its kernels are tested in emulation.
+cuda_packages="
+libboost-context-dev |           | Boost.Context: fibers of the CUDA emulation in tests
+clang               | clang++    | ThreadSanitizer for CUDA kernels in emulation: version 14 or newer
+libomp-dev          |            | OpenMP with clang
+"
 check_packages="
 clang-format        | clang-format | layout of the sources
 clang-tidy          | clang-tidy   | static checks and names
@@ -54,6 +60,10 @@ for argument in "$@"; do
     -h | --help) usage; exit 0 ;;
     *) echo "error: unknown option $argument" >&2; usage >&2; exit 2 ;;
   esac
+done
+
+for root in "${CUDAToolkit_ROOT:-}" "${CUDA_PATH:-}" "${CUDA_HOME:-}" /usr/local/cuda; do
+  if [[ -n $root && -e $root/include/cuda_runtime.h ]]; then packages+=$cuda_packages; break; fi
 done
 
 rows() { tr -d '\t' <<<"$1" | sed -e '/^ *$/d' -e 's/ *| */|/g'; }

@@ -19,6 +19,25 @@ import tomllib
 from pathlib import Path
 
 KEYS = {"name", "file", "find", "replace", "test"}
+OPTIONAL_KEYS = {"job"}
+
+# The jobs of tools/test.sh that a mutation may name: preset, target, environment.
+EMULATED = "tessera_cuda_emulated_tests"
+JOBS = {
+    "release": ("release", "tessera_tests", {}),
+    "emulated": ("release", EMULATED, {}),
+    "emulated-lazy": ("release", EMULATED, {"TESSERA_EMULATION_STREAMS": "lazy", "TESSERA_EMULATION_PROTECT": "1"}),
+    "emulated-asan": ("asan", EMULATED, {}),
+    "emulated-asan-reverse": ("asan", EMULATED, {"TESSERA_EMULATION_ORDER": "reverse", "TESSERA_EMULATION_STREAMS": "lazy"}),
+    "emulated-asan-random": ("asan", EMULATED, {"TESSERA_EMULATION_ORDER": "random:7"}),
+    "emulated-races-block": ("cuda-races", EMULATED, {"TESSERA_EMULATION_RACES": "block"}),
+    "emulated-races-grid": ("cuda-races", EMULATED, {"TESSERA_EMULATION_RACES": "grid", "TESSERA_EMULATION_STREAMS": "lazy"}),
+}
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "strict_string_checks=1:detect_stack_use_after_return=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:atexit_sleep_ms=0",
+}
 TEST_SECONDS_MAX = 300  # a fault may well hang the test that notices it
 
 
@@ -29,8 +48,10 @@ def read_mutations(root):
     names = set()
     for number, mutation in enumerate(mutations, start=1):
         where = f"tests/mutations.toml, mutation {number} ({mutation.get('name', 'no name')})"
-        if set(mutation) != KEYS or not all(isinstance(value, str) for value in mutation.values()):
+        if not KEYS <= set(mutation) <= KEYS | OPTIONAL_KEYS or not all(isinstance(value, str) for value in mutation.values()):
             raise ValueError(f"{where}: has the keys {', '.join(sorted(mutation))}; legal: the strings {', '.join(sorted(KEYS))}")
+        if mutation.setdefault("job", "release") not in JOBS:
+            raise ValueError(f"{where}: job = {mutation['job']}; legal: {', '.join(JOBS)}")
         if mutation["name"] in names:
             raise ValueError(f"{where}: the name stands twice")
         names.add(mutation["name"])
@@ -80,10 +101,30 @@ def run(command, copy, log, seconds=None):
             return None
 
 
-def build(copy, log):
-    if not (copy / "build/release/build.ninja").is_file() and run(["cmake", "--preset", "release"], copy, log) != 0:
+def fixed_addresses(command):
+    """ThreadSanitizer of older compilers cannot map its shadow where the kernel randomizes addresses widely."""
+    setarch = ["setarch", os.uname().machine, "-R"]
+    allowed = shutil.which("setarch") and subprocess.run([*setarch, "true"], capture_output=True, check=False).returncode == 0
+    return setarch + command if allowed else command
+
+
+def build(copy, job, log):
+    preset, target, _ = JOBS[job]
+    if not (copy / f"build/{preset}/build.ninja").is_file() and run(["cmake", "--preset", preset], copy, log) != 0:
         return False
-    return run(["cmake", "--build", "build/release", "--target", "tessera_tests"], copy, log) == 0
+    return run(fixed_addresses(["cmake", "--build", f"build/{preset}", "--target", target]), copy, log) == 0
+
+
+def is_possible(copy, job, log):
+    """False for emulated CUDA on a machine without its headers, Boost.Context or clang."""
+    preset, target, _ = JOBS[job]
+    if target != EMULATED:
+        return True
+    if preset == "cuda-races" and not shutil.which("clang++"):
+        return False
+    if not (copy / f"build/{preset}/build.ninja").is_file() and run(["cmake", "--preset", preset], copy, log) != 0:
+        return False
+    return (copy / f"build/{preset}/tests/cuda_emulation").is_dir()
 
 
 def test_pattern(test):
@@ -91,9 +132,11 @@ def test_pattern(test):
     return "^(" + "|".join(".*".join(re.escape(part) for part in name.split("*")) for name in test.split(":")) + ")$"
 
 
-def ctest(copy, test, log):
+def ctest(copy, job, test, log):
     """"green", "red", "hung", or "absent" when no test has that name."""
-    command = ["ctest", "--test-dir", "build/release", "-R", test_pattern(test)]
+    preset, _, environment = JOBS[job]
+    asked = [f"{name}={value}" for name, value in (environment | SANITIZER_OPTIONS).items()]
+    command = fixed_addresses(["env", *asked, "ctest", "--test-dir", f"build/{preset}", "-R", test_pattern(test)])
     listed = subprocess.run([*command, "--show-only=json-v1"], cwd=copy, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0 or not json.loads(listed.stdout).get("tests"):
         return "absent"
@@ -107,9 +150,9 @@ def try_mutation(mutation, copy, log):
     original = path.read_text(encoding="utf-8")
     try:
         path.write_text(original.replace(mutation["find"], mutation["replace"]), encoding="utf-8")
-        if not build(copy, log):
+        if not build(copy, mutation["job"], log):
             return False, "does not compile"
-        after = ctest(copy, mutation["test"], log)
+        after = ctest(copy, mutation["job"], mutation["test"], log)
     finally:
         path.write_text(original, encoding="utf-8")  # newer than the objects of the fault, so the next build replaces them
     return after in ("red", "hung"), "SURVIVED" if after == "green" else after
@@ -128,7 +171,7 @@ def main():
         return 2
     if arguments.list:
         for mutation in mutations:
-            print(f"{mutation['name']:<60} {mutation['file']:<36} {mutation['test']}")
+            print(f"{mutation['name']:<60} {mutation['job']:<22} {mutation['file']:<36} {mutation['test']}")
         return 0
     work = root / "build/mutations"
     copy, log = work / "tree", work / "log.txt"
@@ -141,21 +184,28 @@ def main():
     sync(root, copy)
     passed, failed = 0, 0
     print(f"building the copy in {copy.relative_to(root)}", file=sys.stderr)
-    if not build(copy, log):
-        print(f"error: the unchanged copy does not build: see {log.relative_to(root)}", file=sys.stderr)
-        print("0 passed, 1 failed")
-        return 1
+    impossible = {job for job in {mutation["job"] for mutation in mutations} if not is_possible(copy, job, log)}
+    for mutation in mutations:
+        if mutation["job"] in impossible:
+            print(f"skipped  {mutation['name']}: {mutation['job']} cannot be built here")
+    mutations = [mutation for mutation in mutations if mutation["job"] not in impossible]
+    for job in sorted({mutation["job"] for mutation in mutations}):
+        if not build(copy, job, log):
+            print(f"error: the unchanged copy does not build for {job}: see {log.relative_to(root)}", file=sys.stderr)
+            print("0 passed, 1 failed")
+            return 1
     width = max((len(mutation["name"]) for mutation in mutations), default=8)
-    print(f"{'mutation':<{width}}  {'result':<24}  {'seconds':>7}  test", flush=True)
-    unchanged = {mutation["test"]: None for mutation in mutations}
-    for test in unchanged:  # a test that is red anyway proves nothing
-        unchanged[test] = ctest(copy, test, log)
+    print(f"{'mutation':<{width}}  {'result':<24}  {'seconds':>7}  job: test", flush=True)
+    unchanged = {(mutation["job"], mutation["test"]): None for mutation in mutations}
+    for job, test in unchanged:  # a test that is red anyway proves nothing
+        unchanged[job, test] = ctest(copy, job, test, log)
     for mutation in mutations:
         start = time.monotonic()
-        before = unchanged[mutation["test"]]
+        before = unchanged[mutation["job"], mutation["test"]]
         noticed, result = try_mutation(mutation, copy, log) if before == "green" else (False, f"{before} without the fault")
         passed, failed = passed + noticed, failed + (not noticed)
-        print(f"{mutation['name']:<{width}}  {result:<24}  {time.monotonic() - start:>7.0f}  {mutation['test']}", flush=True)
+        print(f"{mutation['name']:<{width}}  {result:<24}  {time.monotonic() - start:>7.0f}  {mutation['job']}: {mutation['test']}",
+              flush=True)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -92,14 +92,15 @@ build() {  # PRESET
   must "$1-configure" cmake --preset "$1" && must "$1-build" fixed_addresses cmake --build --preset "$1" --parallel "$jobs"
 }
 
-# run_tests PRESET [CTEST ARGUMENT...]: ctest's own count, from its JUnit file.
+# run_tests PRESET [CTEST ARGUMENT...]: ctest's own count, from its JUnit file. Logs go by the preset, or by $label.
 run_tests() {
-  local preset=$1 report=$PWD/$logs/$1-tests.xml
+  local preset=$1 log=$logs/${label:-$1}
+  local report=$PWD/$log-tests.xml
   shift
   rm -f "$report"
   fixed_addresses ctest --test-dir "build/$preset" --parallel "$jobs" --timeout 600 --output-on-failure --no-tests=error \
-    --output-junit "$report" "$@" >"$logs/$preset-tests.log" 2>&1
-  counted "$preset-count" python3 - "$report" "$logs/$preset-tests.log" <<'PYTHON'
+    --output-junit "$report" "$@" >"$log-tests.log" 2>&1
+  counted "${log##*/}-count" python3 - "$report" "$log-tests.log" <<'PYTHON'
 import sys, xml.etree.ElementTree as ElementTree
 try:
     tests = ElementTree.parse(sys.argv[1]).getroot().findall("testcase")
@@ -118,6 +119,18 @@ for test in bad:
 print(f"{len(tests) - len(bad)} passed, {len(bad)} failed")
 PYTHON
 }
+
+# emulated PRESET VARIABLE=VALUE...: the CUDA kernels in emulation (tests/cuda_emulation/), with what the emulator is asked for.
+emulated() {
+  local preset=$1 pair label=$1-emulated
+  shift
+  for pair in "$@"; do label+=-${pair##*=}; done
+  echo "emulated CUDA, $preset: $*"
+  export "$@"
+  run_tests "$preset" -R '^Emulated[.]'
+  for pair in "$@"; do unset "${pair%%=*}"; done
+}
+is_emulated() { [[ -e build/$1/tests/cuda_emulation/tessera_cuda_emulated_tests ]]; }
 
 trap 'echo; echo "interrupted"; exit 130' INT TERM
 
@@ -140,6 +153,11 @@ counted onednn-test unittest tests/fetch_onednn_test.py
 heading "release"
 build release || finish
 run_tests release
+if is_emulated release; then
+  emulated release TESSERA_EMULATION_STREAMS=lazy TESSERA_EMULATION_PROTECT=1
+else
+  echo "skipped  CUDA kernels in emulation: not built; the table that ends the configuration says why ($logs/release-configure.log)"
+fi
 [[ $mode == quick ]] && finish
 
 heading "quickstart"
@@ -149,11 +167,28 @@ counted command unittest tests/command_test.py
 heading "address and undefined behaviour"
 export ASAN_OPTIONS=strict_string_checks=1:detect_stack_use_after_return=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-if build asan; then run_tests asan; fi
+if build asan; then
+  run_tests asan
+  if is_emulated asan; then
+    emulated asan TESSERA_EMULATION_ORDER=reverse TESSERA_EMULATION_STREAMS=lazy
+    emulated asan TESSERA_EMULATION_ORDER=random:7
+  fi
+fi
 
 heading "threads"
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 export OMP_NUM_THREADS=1  # as above: one thread an op, the ranks remain
 if build tsan; then run_tests tsan -R "$threaded_tests" -E "$op_teams"; fi
+
+if is_emulated release; then
+  heading "races of CUDA kernels"
+  if ! command -v clang++ >/dev/null; then
+    echo "skipped  needs clang++, whose ThreadSanitizer is fast enough (tools/install_dependencies.sh installs it where CUDA's headers are)"
+  elif build cuda-races; then
+    export TSAN_OPTIONS+=:atexit_sleep_ms=0  # it sleeps before it says what a test expects it to say
+    emulated cuda-races TESSERA_EMULATION_RACES=block
+    emulated cuda-races TESSERA_EMULATION_RACES=grid TESSERA_EMULATION_STREAMS=lazy
+  fi
+fi
 
 finish

@@ -14,7 +14,7 @@ ErrorText text_of(const std::string& what, const std::string& error, Where where
 void check(cudaError_t status, const std::string& what, Where where) {
   if (status == cudaSuccess) return;
   const std::string error = std::string(cudaGetErrorName(status)) + ", " + cudaGetErrorString(status);
-  cudaGetLastError();  // said here; the next call shall not say it again
+  (void)cudaGetLastError();  // said here; the next call shall not say it again
   switch (status) {
     case cudaErrorMemoryAllocation:
       throw OutOfMemoryError(text_of(what, error, where, "another process may use the same GPU: nvidia-smi shows it"));

@@ -1,0 +1,82 @@
+#pragma once
+// Streams are queues of work that the host thread runs: at once (eager), or when somebody waits for it (lazy). ThreadSanitizer sees each
+// stream as a thread of its own: only events and waits order it with other streams and with the host.
+#include <cuda_runtime.h>
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tests/cuda_emulation/fibers.h"
+
+namespace cuda_emulation {
+
+struct Stream;
+
+/// One cudaEventRecord. Its address is the mark of order, so it lives as long as the process.
+struct Record {
+  Stream* stream = nullptr;
+  bool done = false;
+  std::chrono::steady_clock::time_point when;
+};
+
+struct Event {
+  Record* latest = nullptr;
+  bool timed = true;
+};
+
+struct Work {
+  std::function<void()> run;
+  Record* awaited = nullptr;                                // in place of `run`: cudaStreamWaitEvent
+  std::unique_ptr<char> issued = std::make_unique<char>();  // mark: the host's call before the work
+};
+
+struct Stream {
+  std::deque<Work> work;
+  bool blocking = false;  // ordered with the default stream
+  bool alive = true;
+  bool capturing = false;
+  std::vector<std::function<void()>> captured;
+  Fiber* fiber = nullptr;  // a stack of its own
+  char done = 0;           // mark: the work before a host that waits
+  unsigned id = 0;
+};
+
+Stream& default_stream();
+Stream& stream_of(cudaStream_t handle);
+Stream* create_stream(bool blocking);
+void destroy_stream(Stream* stream);
+
+void enqueue(Stream& stream, std::function<void()> run);
+void enqueue_wait(Stream& stream, Record* record);
+Record* enqueue_record(Stream& stream);
+
+/// Runs what a stream holds; the host is not ordered after it.
+void drain(Stream& stream);
+/// Runs one piece of work, so that a host that polls gets on.
+void advance(Stream& stream);
+void wait_for(Record& record);
+/// As the runtime's calls of these names: the host is ordered after the work.
+void synchronize(Stream& stream);
+void synchronize_all();
+
+/// Which stream's work runs: its number.
+unsigned running_stream();
+
+/// Every function of the runtime begins with one of these: takes the runtime's lock (ranks may be threads) and counts the call.
+class Call {
+ public:
+  explicit Call(const char* function);
+
+ private:
+  std::lock_guard<std::recursive_mutex> lock_;
+};
+
+/// Remembers an error for cudaGetLastError, and returns it.
+cudaError_t fail(cudaError_t error);
+
+}  // namespace cuda_emulation
