@@ -59,6 +59,7 @@ class LazyQueue : public Queue {
     entries_.push_back(std::move(entry));
   }
   void run_to(uint64_t mark) {
+    invariant(mark >= 1 && mark <= marks_.size(), "a mark that nobody laid");
     for (; done_ < marks_[mark - 1]; done_++) {
       entries_[done_]();
       times_.push_back(now_);

@@ -64,7 +64,7 @@ TEST(QueuedStream, ManyOpsAreAddedUpWithoutTheHostWaiting) {
   std::vector<char> a(2), b(2);
   for (int i = 0; i < 1000; i++) {
     device.copy(a, b);
-    if (i == 500) device.queue().sleep(900);  // the device has come that far
+    if (i == 500) device.queue().sleep(400);  // the device has come that far
   }
   EXPECT_EQ(device.queue().sleeps, 1);
   EXPECT_EQ(copy_seconds(device.stream.profile(), Phase::Setup), 2000);
