@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "base/error.h"
@@ -26,7 +27,8 @@ std::string readable(std::string error) {
   return system == std::string::npos ? error : error.substr(0, system) + ": not found";
 }
 
-CudaModuleLoad open_beside_this_library() {
+CudaModuleLoad open_named_or_beside_this_library() {
+  if (const char* named = std::getenv("TESSERA_CUDA_MODULE")) return open_cuda_module(named);
   const std::filesystem::path path = own_folder() / file_name;
   if (!std::filesystem::exists(path)) return {.module = nullptr, .why_not = "built without CUDA (TESSERA_CUDA, cmake/README.md)"};
   return open_cuda_module(path.string());
@@ -44,7 +46,7 @@ CudaModuleLoad open_cuda_module(const std::string& path) {
 }
 
 const CudaModuleLoad& cuda_module() {
-  static const CudaModuleLoad load = open_beside_this_library();
+  static const CudaModuleLoad load = open_named_or_beside_this_library();
   return load;
 }
 

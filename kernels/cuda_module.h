@@ -29,7 +29,8 @@ class CudaModule {
   virtual std::unique_ptr<Device> open(int gpu, int threads) const = 0;
 };
 
-/// The module, opened once and never closed, or the reason why it did not open.
+/// The module, opened once and never closed, or the reason why it did not open: libtessera_cuda.so beside this code, or the file that the
+/// environment variable TESSERA_CUDA_MODULE names (tests run the kernels in emulation so).
 struct CudaModuleLoad {
   const CudaModule* module = nullptr;
   std::string why_not;

@@ -31,7 +31,7 @@ struct Results {
 };
 
 Results run(const Operands& o, int threads, Bf16Kernel bf16_kernel = bf16_kernel_candidates().front()) {
-  TestDevice device = TestDevice::cpu(threads);
+  TestDevice device = TestDevice::under_test(threads);
   ::tessera::AttentionOps* attention = &device->attention();
   for (const OpKind kind : {OpKind::AttentionForward, OpKind::AttentionBackward}) {
     attention->choose(kind, attention_shape(o.s, o.dtype), std::string(name_of(bf16_kernel)));
@@ -197,7 +197,7 @@ TEST(AttentionNumerics, ANanInTheValuesReachesTheOutput) {
 TEST(AttentionNumerics, GradientsOfKeysAreSummedInFp32) {
   const AttentionShape s{.B = 1, .T = 3000, .A = 1, .K = 1, .D = 8};
   for (const DType dtype : {DType::bf16, DType::f16}) {
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     const auto zeros = [&] { return device.tensor({s.T, s.D}, dtype); };
     const Tensor dv = zeros(), dy = device.tensor({s.T, s.D}, std::vector<float>(s.T * s.D, 1), dtype), lse = device.tensor({1, 1, s.T});
     // Scores and lse of zero: every query gives each key before it the weight 1.

@@ -15,7 +15,7 @@ const std::vector<int64_t> lengths = {1, 15, 16, 33, 1023, 100003};  // the last
 const int64_t beyond_caches = 600001;                                // of fp32: each of two threads zeros more than 1 MiB
 
 TEST(Elementwise, ZeroAndCopyTouchExactlyTheirTensor) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   std::vector<int64_t> all = lengths;
   all.push_back(beyond_caches);
   for (const int64_t n : all) {
@@ -32,7 +32,7 @@ TEST(Elementwise, ZeroAndCopyTouchExactlyTheirTensor) {
 }
 
 TEST(Elementwise, CopyTakesAnyDType) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor from = device.tensor({5}, DType::u8), to = device.tensor({5}, DType::u8);
   const uint8_t bytes[5] = {1, 2, 3, 254, 255};
   device->write(from, bytes, 5);
@@ -41,7 +41,7 @@ TEST(Elementwise, CopyTakesAnyDType) {
 }
 
 TEST(Elementwise, CastMultipliesInFp32AndRoundsOnceFromEachTypeToEach) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType from : compute_types) {
     for (const DType to : compute_types) {
       for (const int64_t n : lengths) check_cast(device, n, from, to, 1);
@@ -51,7 +51,7 @@ TEST(Elementwise, CastMultipliesInFp32AndRoundsOnceFromEachTypeToEach) {
 }
 
 TEST(Elementwise, CastScalesInPlaceWithinAType) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     const Tensor x = device.tensor({100}, std::vector<float>(100, 3), dtype);
     device->elementwise().cast(x, x, 0.5f, device.stream());
@@ -60,14 +60,14 @@ TEST(Elementwise, CastScalesInPlaceWithinAType) {
 }
 
 TEST(Elementwise, AddIsOneRoundedAdditionAndMayWorkInPlace) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (const int64_t n : lengths) check_add(device, n, dtype);
   }
 }
 
 TEST(Elementwise, OrderedSumAddsInRankOrderAndRoundsOnce) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const int64_t n : lengths) {
       for (const int64_t R : {1, 2, 5}) check_ordered_sum(device, R, n, dtype);
@@ -76,7 +76,7 @@ TEST(Elementwise, OrderedSumAddsInRankOrderAndRoundsOnce) {
 }
 
 TEST(Gelu, ForwardAndBackwardAreAsExactAsPlainCodeInEveryType) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (const int64_t n : lengths) check_gelu(device, n, dtype);
   }
@@ -90,7 +90,7 @@ TEST(Gelu, ThePlainDerivativeAgreesWithFiniteDifferences) {
 }
 
 TEST(Gelu, ExtremesStayNumbersAndNanStaysNan) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const std::vector<float> x = {-1e4f, -30, -10.5f, 0, 10.5f, 30, 1e4f, NAN};
   const Tensor x_tensor = device.tensor({8}, x), y = device.tensor({8}), dx = device.tensor({8}, std::vector<float>(8, 1));
   device->elementwise().gelu_forward(y, x_tensor, device.stream());
@@ -103,7 +103,7 @@ TEST(Gelu, ExtremesStayNumbersAndNanStaysNan) {
 }
 
 TEST(Swiglu, ForwardAndBackwardAreAsExactAsPlainCodeInEveryType) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (const auto& [N, F] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 33}, {2, 1023}, {70, 688}}) {
       check_swiglu(device, N, F, dtype);
@@ -120,7 +120,7 @@ TEST(Swiglu, ThePlainBackwardAgreesWithFiniteDifferences) {
 }
 
 TEST(Swiglu, ExtremesStayNumbersAndNanStaysNan) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const std::vector<float> gate = {-1e4f, -100, 0, 100, 1e4f, NAN};
   std::vector<float> gate_up = gate;
   gate_up.resize(12, 1);
@@ -136,7 +136,7 @@ TEST(Swiglu, ExtremesStayNumbersAndNanStaysNan) {
 }
 
 TEST(Rotary, TurnsTheHeadsOfAColumnRangeAsExactlyAsPlainCodeInEveryType) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     check_rotary(device, 1, 1, 1, 2, dtype);
     check_rotary(device, 2, 5, 3, 24, dtype);
@@ -172,14 +172,14 @@ TEST(Rotary, ThePlainBackwardAgreesWithFiniteDifferences) {
 const std::vector<EmbeddingSize> embedding_sizes = {{1, 1, 1, 1, 1}, {3, 5, 7, 11, 6}, {4, 64, 768, 500, 128}};
 
 TEST(Embedding, ForwardIsOneRoundedAdditionOrACopy) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (const EmbeddingSize& size : embedding_sizes) check_embedding_forward(device, size, dtype);
   }
 }
 
 TEST(Embedding, BackwardSumsInRowOrderAndRoundsEachElementByItsOwnHalfWord) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (const GradientCase& gradient : gradient_cases) {
       for (const EmbeddingSize& size : embedding_sizes) check_embedding_backward(device, size, dtype, gradient);
@@ -188,7 +188,7 @@ TEST(Embedding, BackwardSumsInRowOrderAndRoundsEachElementByItsOwnHalfWord) {
 }
 
 TEST(Embedding, BackwardIsAsExactAsPlainCodeInEveryType) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const EmbeddingSize s{4, 64, 768, 500, 128};
   const std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   for (const DType dtype : compute_types) {
@@ -222,7 +222,7 @@ TEST(Embedding, ThePlainBackwardAgreesWithFiniteDifferences) {
 TEST(Embedding, BackwardBitsDependNotOnThreadsEvenWhereOneTokenFillsTheBatch) {
   const EmbeddingSize s{8, 64, 100, 50, 64};
   const std::vector<float> dh = random_values(s.sequences * s.T * s.H, "dh");
-  TestDevice one = TestDevice::cpu(1), three = TestDevice::cpu(3);
+  TestDevice one = TestDevice::under_test(1), three = TestDevice::under_test(3);
   std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   for (const bool alone : {false, true}) {
     if (alone) std::fill(tokens.begin(), tokens.end(), 17);
@@ -269,7 +269,7 @@ std::vector<float> every_op(TestDevice& device, DType dtype, GradientCase gradie
 }
 
 TEST(Elementwise, BitsDependNeitherOnThreadsNorOnTheRun) {
-  TestDevice one = TestDevice::cpu(1), two = TestDevice::cpu(2), three = TestDevice::cpu(3);
+  TestDevice one = TestDevice::under_test(1), two = TestDevice::under_test(2), three = TestDevice::under_test(3);
   for (const DType dtype : compute_types) {
     for (const GradientCase& gradient : gradient_cases) {
       const std::vector<float> expected = every_op(one, dtype, gradient);
@@ -321,7 +321,7 @@ TEST(Elementwise, ThePriceCountsTheBytesOfEachType) {
 }
 
 TEST(Elementwise, AnEmptyTensorIsNoWork) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor nothing(nullptr, DType::f32, {0});
   device->elementwise().zero(nothing, device.stream());
   device->elementwise().copy(nothing, nothing, device.stream());

@@ -35,7 +35,7 @@ TEST_P(LossOps, LossesAndGradientsAreAsExactAsPlainCode) {
   auto plain = logits;
   const auto exact_losses = reference::cross_entropy<double>(exact, targets, V, scale * control.loss_scale);
   const auto plain_losses = reference::cross_entropy<float>(plain, targets, V, scale * control.loss_scale);
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor losses = device.tensor({R}), gradient = device.tensor({R, V}, logits, dtype), target = device.tensor({R}, targets);
   device->loss().cross_entropy(losses, gradient, target, scale, &control, device.stream());
   expect_as_exact_as_plain_code("losses", device.values(losses), plain_losses, exact_losses);
@@ -48,7 +48,7 @@ TEST_P(LossOps, LossesAndGradientsAreAsExactAsPlainCode) {
 
 // The bound above cannot see truncation.
 TEST_P(LossOps, GradientsIn16BitsAreThoseInFp32EachRoundedOnce) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const auto gradient_in = [&](DType type) {
     const Tensor gradient = device.tensor({R, V}, logits, type);
     device->loss().cross_entropy(device.tensor({R}), gradient, device.tensor({R}, targets), scale, &control, device.stream());
@@ -58,7 +58,7 @@ TEST_P(LossOps, GradientsIn16BitsAreThoseInFp32EachRoundedOnce) {
 }
 
 TEST_P(LossOps, TheLossAloneHasTheSameBitsAndKeepsTheLogits) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor losses = device.tensor({R}), kept = device.tensor({R, V}, logits, dtype), target = device.tensor({R}, targets);
   device->loss().cross_entropy_loss(losses, kept, target, device.stream());
   EXPECT_EQ(device.values(kept), logits);
@@ -70,7 +70,7 @@ TEST_P(LossOps, TheLossAloneHasTheSameBitsAndKeepsTheLogits) {
 TEST_P(LossOps, BitsDependNotOnTheNumberOfThreads) {
   std::vector<float> losses, gradients;
   for (const int threads : {1, 2, 3}) {
-    TestDevice device = TestDevice::cpu(threads);
+    TestDevice device = TestDevice::under_test(threads);
     const Tensor loss = device.tensor({R}), gradient = device.tensor({R, V}, logits, dtype);
     device->loss().cross_entropy(loss, gradient, device.tensor({R}, targets), scale, &control, device.stream());
     if (threads == 1) losses = device.values(loss), gradients = device.values(gradient);
@@ -80,7 +80,7 @@ TEST_P(LossOps, BitsDependNotOnTheNumberOfThreads) {
 }
 
 TEST_P(LossOps, PaddedRowsOfAWiderMatrixAreLeftAlone) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor wide = device.tensor({R, V + 3}, dtype), losses = device.tensor({R}), dense = device.tensor({R, V}, logits, dtype);
   const Tensor view = device.columns(wide, 0, V, logits), target = device.tensor({R}, targets);
   device->loss().cross_entropy(losses, view, target, scale, &control, device.stream());
@@ -110,7 +110,7 @@ TEST(LossReference, GradientIsTheCentralDifference) {
 TEST(LossNumerics, TheLossScaleMultipliesTheGradientExactlyAndNotTheLoss) {
   const int64_t R = 3, V = 100;
   for (const DType dtype : compute_types) {
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     const Tensor target = device.tensor({R}, targets_of(R, V));
     const auto run = [&](float loss_scale) {
       const Tensor losses = device.tensor({R}), gradient = device.tensor({R, V}, random_values(R * V, "logits"), dtype);
@@ -130,7 +130,7 @@ TEST(LossNumerics, TheGradientOfAConfidentRowIsRoundedOnceAtItsTargetToo) {
   for (const DType dtype : compute_types) {
     std::vector<float> plain = {0, 10, 0};  // the softmax at the target is 1 in 16 bits, and its gradient -9e-5
     auto exact = converted<double>(plain);
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     const Tensor losses = device.tensor({1}), logits = device.tensor({1, 3}, plain, dtype);
     device->loss().cross_entropy(losses, logits, device.tensor({1}, targets), 1, &control, device.stream());
     reference::cross_entropy<float>(plain, targets, 3, 1);
@@ -141,7 +141,7 @@ TEST(LossNumerics, TheGradientOfAConfidentRowIsRoundedOnceAtItsTargetToo) {
 
 TEST(LossNumerics, LogitsFarApartNeitherOverflowNorVanish) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     const Tensor losses = device.tensor({2});
     const Tensor logits = device.tensor({2, 3}, std::vector<float>{0x1p100f, 0, -0x1p100f, -300, -200, -400}, dtype);
     const StepControl control;
@@ -157,7 +157,7 @@ TEST(LossNumerics, WhatIsNotFiniteMakesTheLossNotFinite) {
       for (const int64_t at : {17, 39}) {  // in a vector, and behind the last whole one
         std::vector<float> logits = random_values(40, "logits");
         logits[at] = bad;
-        TestDevice device = TestDevice::cpu();
+        TestDevice device = TestDevice::under_test();
         const Tensor losses = device.tensor({1}), row = device.tensor({1, 40}, logits, dtype);
         device->loss().cross_entropy_loss(losses, row, device.tensor({1}, std::vector<int32_t>{3}), device.stream());
         EXPECT_FALSE(std::isfinite(device.values(losses)[0])) << bad << ' ' << name_of(dtype);

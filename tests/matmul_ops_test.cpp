@@ -14,7 +14,7 @@ struct Sizes {
 
 constexpr OpKind linear_kinds[] = {OpKind::LinearForward, OpKind::LinearBackwardInput, OpKind::LinearBackwardWeight};
 
-bool can_be_packed(DType dtype) { return dtype == DType::bf16 && processor_packs_weights(); }
+bool can_be_packed(DType dtype) { return dtype == DType::bf16 && kind_under_test() == DeviceKind::Cpu && processor_packs_weights(); }
 
 /// `weight` [O, I] in panels; empty where the machine has no use for them.
 Tensor packed(TestDevice& device, const Tensor& weight, PackedFor use) {
@@ -65,7 +65,7 @@ class MatmulOps : public testing::TestWithParam<std::tuple<Sizes, DType>> {
   const DType dtype = std::get<DType>(GetParam());
   const int64_t N = std::get<Sizes>(GetParam()).N, I = std::get<Sizes>(GetParam()).I, O = std::get<Sizes>(GetParam()).O;
   const std::vector<float> x = values(N * I, "x"), weight = values(O * I, "weight"), bias = values(O, "bias"), dy = values(N * O, "dy");
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
 };
 
 TEST_P(MatmulOps, ForwardIsAsExactAsPlainCode) {
@@ -169,7 +169,7 @@ TEST(MatmulGradients, InBf16AreRoundedOnceByTheHalfWordOfTheirElement) {
     auto weight_sums = added_to(c, old_weight), bias_sums = added_to(c, old_bias);
     reference::linear_backward_weight(weight_sums, bias_sums, dy, x, N, I, O);
     for (const DType dtype : compute_types) {
-      TestDevice device = TestDevice::cpu();
+      TestDevice device = TestDevice::under_test();
       const Tensor dweight = device.tensor({O, I}, old_gradient(c, old_weight), DType::bf16),
                    dbias = device.tensor({O}, old_gradient(c, old_bias), DType::bf16);
       device->matmul().linear_backward_weight(dweight, dbias, device.tensor({N, O}, dy, dtype), device.tensor({N, I}, x, dtype), write,
@@ -190,7 +190,7 @@ TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
     reference::linear_backward_weight(dweight_sums, none, dy, x, N, I, O);
     reference::linear_backward_weight(first_sums, none, dy, x, N, I, O);
     for (const DType dtype : {DType::bf16, DType::f16}) {
-      TestDevice device = TestDevice::cpu(1);
+      TestDevice device = TestDevice::under_test(1);
       const Tensor tx = device.tensor({N, I}, x, dtype), tw = device.tensor({O, I}, weight, dtype), tdy = device.tensor({N, O}, dy, dtype),
                    y = device.tensor({N, O}, dtype), dx = device.tensor({N, I}, dtype);
       for (const std::string& way : ways_to_multiply(device, dtype)) {
@@ -218,7 +218,7 @@ TEST(MatmulWorkspace, ProductsLargerThanItAreWhole) {
 // The library's primitives are kept: one made for a product must not serve another, nor other operands.
 TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
   const int64_t n = 48;
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (int repetition = 0; repetition < 2; repetition++) {
       choose(device, ways_to_multiply(device, dtype).back(), {n, n, n}, dtype);
@@ -249,10 +249,10 @@ TEST(MatmulPrimitives, ProductsOfTheSameSizesDoNotMeet) {
 
 // Element (k, j) of a factor stands in panel j / 32, there at row k / 2, column j % 32, half k % 2.
 TEST(PackedWeights, StandInPanelsFilledUpWithZeros) {
-  if (!can_be_packed(DType::bf16)) GTEST_SKIP() << "this machine has no AVX-512";
+  if (!can_be_packed(DType::bf16)) GTEST_SKIP() << "only processors with AVX-512 read them";
   for (const auto& [O, I] : {std::pair<int64_t, int64_t>{1, 1}, {33, 70}, {64, 96}, {300, 31}, {5, 600}}) {
     for (const int threads : {1, 3}) {
-      TestDevice device = TestDevice::cpu(threads);
+      TestDevice device = TestDevice::under_test(threads);
       const auto weight = rounded_to(DType::bf16, random_values(O * I, "weight"));
       for (const PackedFor use : {PackedFor::Forward, PackedFor::BackwardInput}) {
         const bool forward = use == PackedFor::Forward;
@@ -274,9 +274,9 @@ TEST(PackedWeights, StandInPanelsFilledUpWithZeros) {
 }
 
 TEST(PackedWeights, OurOwnKernelsGiveTheSameBitsFromThem) {
-  if (!can_be_packed(DType::bf16)) GTEST_SKIP() << "this machine has no AVX-512";
+  if (!can_be_packed(DType::bf16)) GTEST_SKIP() << "only processors with AVX-512 read them";
   const int64_t N = 70, I = 3200, O = 130;
-  TestDevice device = TestDevice::cpu(2);
+  TestDevice device = TestDevice::under_test(2);
   const Tensor x = device.tensor({N, I}, random_values(N * I, "x"), DType::bf16), y = device.tensor({N, O}, DType::bf16),
                weight = device.tensor({O, I}, random_values(O * I, "w"), DType::bf16), panels = packed(device, weight, PackedFor::Forward);
   for (const std::string own : {"avx512-bf16", "amx"}) {
@@ -310,7 +310,7 @@ TEST(MatmulDeterminism, TwoRunsGiveTheSameBits) {
   for (const DType dtype : compute_types) {
     std::vector<float> first[4];
     for (int run = 0; run < 2; run++) {
-      TestDevice device = TestDevice::cpu();
+      TestDevice device = TestDevice::under_test();
       const Tensor x = device.tensor({N, I}, random_values(N * I, "x"), dtype), w = device.tensor({O, I}, random_values(O * I, "w"), dtype),
                    b = device.tensor({O}, random_values(O, "b"), dtype), y = device.tensor({N, O}, dtype),
                    dx = device.tensor({N, I}, dtype), dweight = device.tensor({O, I}), dbias = device.tensor({O});
@@ -332,7 +332,7 @@ TEST(MatmulBiasGradient, DoesNotDependOnTheNumberOfThreads) {
   for (const DType dtype : compute_types) {
     std::vector<float> first;
     for (const int threads : {1, 2, 3}) {
-      TestDevice device = TestDevice::cpu(threads);
+      TestDevice device = TestDevice::under_test(threads);
       const Tensor dbias = device.tensor({O});
       device->matmul().linear_backward_weight(device.tensor({O, 1}), dbias, device.tensor({N, O}, random_values(N * O, "dy"), dtype),
                                               device.tensor({N, 1}, dtype), GradientWrite::Add, {}, device.stream());
@@ -419,7 +419,7 @@ TEST(MatmulTrace, PricesAMultiplyAddAsTwoAndEachOperandOnce) {
 
 }  // namespace
 TEST(MatmulOps, AMissingTensorIsAnInternalError) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor y = device.tensor({2, 4}), x = device.tensor({2, 8}), weight = device.tensor({4, 8});
   EXPECT_THROW(device->matmul().linear_forward({}, x, weight, {}, device.stream()), InternalError);
   EXPECT_THROW(device->matmul().linear_forward(y, {}, weight, {}, device.stream()), InternalError);

@@ -14,12 +14,12 @@ class Norms : public testing::TestWithParam<NormCase> {
 };
 
 TEST_P(Norms, ForwardAndBackwardAreAsExactAsPlainCode) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const NormSize s : sizes) expect_norms_as_exact_as_plain_code(device, c, s);
 }
 
 TEST_P(Norms, TheResidualIsReadAsItIsStoredWhetherTheAddIsFusedOrNot) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const NormSize s : sizes) {
     const NormInputs in(c.dtype, s);
     const NormResults fused = run_norm(device, c, make_norm_tensors(device, c, s, in));
@@ -31,13 +31,13 @@ TEST_P(Norms, TheResidualIsReadAsItIsStoredWhetherTheAddIsFusedOrNot) {
 }
 
 TEST_P(Norms, ResultsIn16BitsAreThoseInFp32EachRoundedOnce) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const NormSize s : sizes) expect_norms_rounded_once(device, c, s);
 }
 
 TEST_P(Norms, Bf16GradientsAreTheFp32OnesEachRoundedOnceByItsOwnHalfWord) {
   const RandomStream rounding(7, RandomPurpose::Rounding, "norm", 3);
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const NormSize s : sizes) {
     const NormInputs in(c.dtype, s);
     for (const GradientWrite write : gradient_writes) {
@@ -59,12 +59,12 @@ TEST_P(Norms, BitsDependNeitherOnThreadsNorOnTheRun) {
   const NormInputs in(c.dtype, s);
   const RandomStream rounding(7, RandomPurpose::Rounding, "norm", 3);
   for (const DType gradient : {DType::f32, DType::bf16}) {
-    TestDevice one = TestDevice::cpu(1);
+    TestDevice one = TestDevice::under_test(1);
     const auto results = [&](TestDevice& device) { return run_norm(device, c, make_norm_tensors(device, c, s, in, {gradient}), rounding); };
     const NormResults expected = results(one);
     EXPECT_TRUE(results(one) == expected);
     for (const int threads : {2, 3}) {
-      TestDevice several = TestDevice::cpu(threads);
+      TestDevice several = TestDevice::under_test(threads);
       EXPECT_TRUE(results(several) == expected) << threads << " threads";
     }
   }
@@ -72,7 +72,7 @@ TEST_P(Norms, BitsDependNeitherOnThreadsNorOnTheRun) {
 
 TEST_P(Norms, TheInputGradientMayStandWhereTheResidualsStood) {
   const NormSize s{5, 67};
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   NormTensors t = make_norm_tensors(device, c, s, NormInputs(c.dtype, s));
   const NormResults expected = run_norm(device, c, t);
   t.dx = t.dh;
@@ -83,7 +83,7 @@ TEST_P(Norms, TheInputGradientMayStandWhereTheResidualsStood) {
 TEST_P(Norms, RowsMayLieApart) {
   const NormSize s{5, 67};
   const NormInputs in(c.dtype, s);
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   NormTensors t = make_norm_tensors(device, c, s, in);
   const NormResults expected = run_norm(device, c, t);
   const Tensor wide = device.tensor({s.N, 6 * s.H + 3}, c.dtype);
@@ -177,7 +177,7 @@ std::string name_of_case(const testing::TestParamInfo<NormCase>& test) { return 
 INSTANTIATE_TEST_SUITE_P(EachType, Norms, testing::ValuesIn(norm_cases()), name_of_case);
 
 TEST(LayerNorm, WeightGradientsOfRowsTooLongForOneRoundOfSumsAreExactToo) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   expect_norms_as_exact_as_plain_code(device, {NormKind::LayerNorm, DType::f32}, {66, 50000});
 }
 
@@ -186,7 +186,7 @@ TEST(LayerNorm, ALargeMeanCostsNoDigitsOfTheVariance) {
   const NormSize s{4, 768};
   NormInputs in(c.dtype, s, 4096);
   in.delta.assign(in.delta.size(), 0);
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   // What the residual's rounding leaves of its values is given; the statistics of these must be right to fp32.
   const auto exact = plain_norm_forward<double>(c.kind, in.residual, in);
   EXPECT_LE(max_error(run_norm(device, c, make_norm_tensors(device, c, s, in)).rstd, exact.rstd), 1e-6);

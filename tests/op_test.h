@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/half.h"
@@ -65,6 +67,12 @@ inline std::vector<float> rounded_to(DType dtype, std::vector<float> values) {
   return values;
 }
 
+/// Where op tests run (tests/cuda_emulation/ runs them on cuda).
+inline DeviceKind kind_under_test() {
+  const char* name = std::getenv("TESSERA_TEST_DEVICE");
+  return name && std::string_view(name) == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu;
+}
+
 /// A device with an arena; tensors are copied in and out.
 class TestDevice {
  public:
@@ -74,6 +82,11 @@ class TestDevice {
     device_->reserve(size);
   }
   static TestDevice cpu(int threads = 2) { return TestDevice(Device::cpu(threads)); }
+  /// What TESSERA_TEST_DEVICE says: cpu (where it says nothing) or cuda.
+  static TestDevice under_test(int threads = 2) {
+    if (kind_under_test() == DeviceKind::Cpu) return cpu(threads);
+    return TestDevice(Device::cuda(0, threads), int64_t{1} << 28);  // all of it is touched
+  }
   static TestDevice null() { return TestDevice(Device::null({.kind = DeviceKind::Cpu, .threads = 2})); }
 
   Device* operator->() { return device_.get(); }
@@ -170,12 +183,12 @@ inline double dot(const std::vector<double>& a, const std::vector<double>& b) {
 /// Runs `call(device)` on cpu and null with a trace and expects the same one, with `ops` entries.
 template <class Call>
 void expect_same_trace_on_null(size_t ops, Call call) {
-  TestDevice cpu = TestDevice::cpu(), null = TestDevice::null();
-  Trace on_cpu, on_null;
-  cpu.stream().set_trace(&on_cpu), call(cpu);
+  TestDevice real = TestDevice::under_test(), null = TestDevice::null();
+  Trace on_real, on_null;
+  real.stream().set_trace(&on_real), call(real), real.stream().set_trace(nullptr);
   null.stream().set_trace(&on_null), call(null);
-  EXPECT_EQ(on_cpu.size(), ops);
-  EXPECT_TRUE(on_cpu == on_null);
+  EXPECT_EQ(on_real.size(), ops);
+  EXPECT_TRUE(on_real == on_null);
 }
 
 }  // namespace tessera::op_test

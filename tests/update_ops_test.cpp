@@ -26,7 +26,7 @@ TEST(Update, IsAsExactAsPlainCodeOverSeveralSteps) {
   for (const UpdateRule rule : update_rules) {
     for (const int64_t n : {int64_t{1}, int64_t{17}, int64_t{1023}, int64_t{50021}}) {
       SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", " << n << " elements");
-      TestDevice device = TestDevice::cpu();
+      TestDevice device = TestDevice::under_test();
       UpdateShard shard = make_shard(device, rule, n, {});
       run_update(device, rule, shard, {}, two_segments(n), 5);
       expect_state_as_exact_as_plain_code(state_of(device, shard), plain_update<float>(rule, n, {}, two_segments(n), 5),
@@ -43,7 +43,7 @@ TEST(Update, IsAsExactAsPlainCodeInEveryCombinationOfTypes) {
                                       << name_of(types.moment) << ", gradient " << name_of(types.gradient));
       const auto plain = plain_update<float>(rule, n, types, two_segments(n), 3);
       const auto exact = plain_update<double>(rule, n, types, two_segments(n), 3);
-      TestDevice device = TestDevice::cpu();
+      TestDevice device = TestDevice::under_test();
       for (const DType copy : {DType::u8, DType::f32, DType::bf16, DType::f16}) {
         UpdateShard shard = make_shard(device, rule, n, types, copy);
         run_update(device, rule, shard, types, two_segments(n), 3);
@@ -63,7 +63,7 @@ TEST(Update, ItsStepsAreRightAndNotOnlyItsWeights) {
   const std::vector<UpdateSegment> segments = {{0, n, 0.1f, {}, 0}};
   const std::vector<float> before = random_values(n, "weight");
   for (const UpdateRule rule : update_rules) {
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     UpdateShard shard = make_shard(device, rule, n, {});
     run_update(device, rule, shard, {}, segments, 3);
     const auto ours = device.values(shard.master);
@@ -82,7 +82,7 @@ TEST(Update, LeavesElementsOutsideAllSegmentsAlone) {
   const std::vector<UpdateSegment> some = {
       {3, 100, 0.1f, rounding_of("a"), 3}, {100, 20005, 0.0f, rounding_of("a"), 100}, {20100, 39990, 0.1f, rounding_of("a"), 20100}};
   for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     UpdateShard part = make_shard(device, UpdateRule::AdamW, n, types, DType::f16), whole = make_shard(device, UpdateRule::AdamW, n, types);
     const std::vector<float> before = device.values(part.master);
     run_update(device, UpdateRule::AdamW, part, types, some, 2, {.learning_rate = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f});
@@ -106,7 +106,7 @@ TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
   const int64_t n = 100003, cut = 40 * 256;
   for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
     const auto result = [&](int threads, const std::vector<UpdateSegment>& segments) {
-      TestDevice device = TestDevice::cpu(threads);
+      TestDevice device = TestDevice::under_test(threads);
       UpdateShard shard = make_shard(device, UpdateRule::AdamW, n, types);
       run_update(device, UpdateRule::AdamW, shard, types, segments, 2);
       return state_of(device, shard);
@@ -123,7 +123,7 @@ TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
 TEST(Update, ASkippedStepLeavesEveryBitAlone) {
   const int64_t n = 1000;
   for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
-    TestDevice device = TestDevice::cpu();
+    TestDevice device = TestDevice::under_test();
     UpdateShard shard = make_shard(device, UpdateRule::AdamW, n, types, DType::f16);
     shard.first = device.tensor({n}, random_values(n, "m"), types.moment);
     shard.second = device.tensor({n}, std::vector<float>(n, 0.25f), types.moment);
@@ -148,7 +148,7 @@ std::vector<float> random_fractions(int64_t n, const std::string& name, float fr
 TEST(Update, RoundsToBf16ByTheHalfWordsOfEachElement) {
   // Numbers for which fp32 arithmetic is exact, so that every bit is known.
   const int64_t n = 40007, first = 13;
-  TestDevice device = TestDevice::cpu(3);
+  TestDevice device = TestDevice::under_test(3);
   const std::vector<float> before = rounded_to(DType::bf16, random_fractions(n, "before", 1)),
                            gradient = random_fractions(n, "gradient", 0);
   auto* control = in_device<StepControl>(device);
@@ -181,7 +181,7 @@ TEST(Update, RoundsToBf16ByTheHalfWordsOfEachElement) {
 
 TEST(Update, StochasticRoundingKeepsInfinitiesAndNan) {
   const int64_t n = 1000;
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   std::vector<float> gradient(n, INFINITY);
   for (int64_t i = 0; i < n; i += 2) gradient[i] = std::bit_cast<float>(0x7FFFFFFF);  // adding to this NaN's bits gives -0
   auto* control = in_device<StepControl>(device);
@@ -201,7 +201,7 @@ TEST(Update, StochasticRoundingKeepsInfinitiesAndNan) {
 
 /// The mean change of n equal weights, kept in `dtype`, after `steps` steps of SGD that each change them by `change`.
 double mean_drift(DType dtype, int64_t n, int steps, float change) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   auto* control = in_device<StepControl>(device);
   *control = {};
   const float start = 1.25f;
@@ -249,7 +249,7 @@ StepPartial norm_of(TestDevice& device, const std::vector<std::vector<float>>& p
 double value_of(FixedSum sum) { return std::ldexp(static_cast<double>(sum), -fixed_sum_fraction_bits); }
 
 TEST(GradientNorm, IsTheSumOfSquares) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const int64_t n : {1, 255, 256, 257, 1023, 300001}) {
     for (const float scale : {1e-4f, 1.0f, 1e4f}) {
       const std::vector<float> gradient = random_values(n, "gradient", scale);
@@ -267,7 +267,7 @@ TEST(GradientNorm, IsTheSumOfSquares) {
 TEST(GradientNorm, DependsNeitherOnThreadsNorOnHowTheGradientIsCutNorOnTheOrder) {
   const int64_t n = 200 * 256 + 77;
   const std::vector<float> gradient = random_values(n, "gradient", 1e-3f);
-  TestDevice one = TestDevice::cpu(1), three = TestDevice::cpu(3);
+  TestDevice one = TestDevice::under_test(1), three = TestDevice::under_test(3);
   const FixedSum expected = norm_of(one, {gradient}).norm_squares;
   EXPECT_GT(expected, 0);
   EXPECT_TRUE(norm_of(one, {gradient}).norm_squares == expected);
@@ -283,7 +283,7 @@ TEST(GradientNorm, DependsNeitherOnThreadsNorOnHowTheGradientIsCutNorOnTheOrder)
 }
 
 TEST(GradientNorm, OfBf16IsThatOfTheSameValuesInFp32) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const int64_t n : {1, 257, 100001}) {
     const std::vector<float> gradient = rounded_to(DType::bf16, random_values(n, "gradient"));
     EXPECT_TRUE(norm_of(device, {gradient}, DType::bf16).norm_squares == norm_of(device, {gradient}).norm_squares) << n;
@@ -292,7 +292,7 @@ TEST(GradientNorm, OfBf16IsThatOfTheSameValuesInFp32) {
 }
 
 TEST(GradientNorm, IsThatOfTheGradientWithoutTheLossScale) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const std::vector<float> gradient = random_values(1000, "gradient", 1e-3f);
   for (const float scale : {2.0f, 65536.0f, 0x1p24f}) {
     std::vector<float> scaled = gradient;
@@ -306,7 +306,7 @@ TEST(GradientNorm, IsThatOfTheGradientWithoutTheLossScale) {
 }
 
 TEST(GradientNorm, RoundsBlocksToTheNearestEvenUnit) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const auto units = [&](std::vector<float> gradient) { return static_cast<int64_t>(norm_of(device, {gradient}).norm_squares); };
   const auto quarters = [](int count) { return std::vector<float>(count, std::ldexp(1.0f, -41)); };  // each square is a quarter of a unit
   EXPECT_EQ(units({std::ldexp(1.0f, -40)}), 1);
@@ -324,7 +324,7 @@ TEST(GradientNorm, RoundsBlocksToTheNearestEvenUnit) {
 }
 
 TEST(GradientNorm, WhatIsNotFiniteOrTooLargeSetsTheFlag) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   for (const int64_t n : {1, 300, 100000}) {
     for (const float bad : {NAN, INFINITY, -INFINITY, 3e38f, -1048576.0f}) {  // the last one's square is 2^40
       for (const int64_t at : {int64_t{0}, n / 2, n - 1}) {
@@ -339,7 +339,7 @@ TEST(GradientNorm, WhatIsNotFiniteOrTooLargeSetsTheFlag) {
 }
 
 TEST(GradientNorm, ATotalThatSaturatesSetsTheFlag) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const auto large_blocks = [](int64_t count) {
     std::vector<float> gradient(count * 256);
     for (int64_t block = 0; block < count; block++) gradient[block * 256] = 1e6f;  // a square of 2^39.86; 140 of them are below 2^47
@@ -352,7 +352,7 @@ TEST(GradientNorm, ATotalThatSaturatesSetsTheFlag) {
 }
 
 TEST(AddLoss, AddsInOrderInDoublePrecision) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   auto* partial = in_device<StepPartial>(device);
   const std::vector<float> losses = random_values(1001, "losses");
   device->update().begin_step(partial, 0, device.stream());
@@ -369,7 +369,7 @@ TEST(AddLoss, AddsInOrderInDoublePrecision) {
 }
 
 TEST(StepControl, BeginningAStepForgetsTheLastOne) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   auto* partial = in_device<StepPartial>(device);
   *partial = {.norm_squares = 5, .loss_sum = 3, .nonfinite = 1, .stop_vote = 0};
   device->update().begin_step(partial, 1, device.stream());
@@ -381,7 +381,7 @@ TEST(StepControl, BeginningAStepForgetsTheLastOne) {
 
 /// The control after agree_step of these partials on `before`.
 StepControl agreed(const std::vector<StepPartial>& partials, float clip, StepControl before = {}, const LossScaling& scaling = {}) {
-  TestDevice device = TestDevice::cpu(1);
+  TestDevice device = TestDevice::under_test(1);
   auto* control = in_device<StepControl>(device);
   auto* on_device = in_device<StepPartial>(device, static_cast<int64_t>(partials.size()));
   *control = before;
@@ -504,7 +504,7 @@ TEST(UpdateOps, AnUpdateIsPricedByWhatItUpdates) {
 }
 
 TEST(UpdateOps, AnEmptyShardIsNoWork) {
-  TestDevice device = TestDevice::cpu();
+  TestDevice device = TestDevice::under_test();
   const Tensor nothing(nullptr, DType::f32, {0});
   auto* control = in_device<StepControl>(device);
   *control = {.applied_steps = 1};
