@@ -10,6 +10,7 @@ struct MatmulProduct {
   Tensor bias = {};
   bool transpose_a = false, transpose_b = false;
   bool accumulate = false;
+  bool read_late = false;  // c: only after the caches have seen much else
 
   int64_t m() const { return c.rows(); }
   int64_t n() const { return c.columns(); }
