@@ -32,6 +32,14 @@ HWY_INLINE int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) /
 
 HWY_INLINE int64_t tile_rows(int64_t T, int64_t index) { return std::min(tile, T - index * tile); }
 
+/// Rows of a head lie too far apart for the processor to expect the next ones.
+constexpr int64_t rows_ahead = 16;
+template <class T>
+HWY_INLINE void fetch_row(const T* row, int64_t n) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t i = 0; i < n; i += line) hwy::Prefetch(row + i);
+}
+
 /// What a tile is loaded for, so that nothing is prepared in vain: products that give scores, sums over its rows, or both.
 enum class Use { Scores, Sums, Both };
 /// What weights are summed over.
@@ -109,6 +117,7 @@ class Fp32Tiles {
       const auto rows = heads.rows<T>(matrix, b, head);
       for (int64_t r = 0; r < count; r++) {
         const T* from = rows[index * tile + r];
+        fetch_row(rows[index * tile + r + rows_ahead], D_);
         float* row = to + r * width_;
         for_each_vector(D_, [=](auto d, int64_t i) HWY_ATTR { hn::StoreU(load(d, from + i), d, row + i); });
         std::fill(row + D_, row + width_, 0.0f);
@@ -252,6 +261,7 @@ class Bf16Tiles {
     const __mmask32 present = static_cast<__mmask32>((uint64_t{1} << (D_ - last)) - 1);
     for (int64_t r = 0; r < count; r++) {
       const bf16_t* from = rows[index * tile + r];
+      fetch_row(rows[index * tile + r + rows_ahead], D_);
       for (int64_t c = 0; c < last; c += panel) _mm512_store_si512(to + r * width_ + c, _mm512_loadu_si512(from + c));
       _mm512_store_si512(to + r * width_ + last, _mm512_maskz_loadu_epi16(present, from + last));
     }

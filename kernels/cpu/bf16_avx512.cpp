@@ -20,8 +20,12 @@ TESSERA_AVX512_BF16 inline __m512bh repeat_pair(const bf16_t* from) {
   return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-template <bool add, int rows>
+/// What becomes of the sums.
+enum class Sums { Overwrite, Stream, Add };
+
+template <Sums sums, int rows>
 TESSERA_AVX512_BF16 void multiply_rows(const Bf16Product& p, const bf16_t* a, const bf16_t* b, float* c) {
+  constexpr bool add = sums == Sums::Add;
   __m512 sum[rows][2];
 #pragma GCC unroll 16
   for (int r = 0; r < rows; r++) {
@@ -47,21 +51,25 @@ TESSERA_AVX512_BF16 void multiply_rows(const Bf16Product& p, const bf16_t* a, co
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
       float* to = c + r * p.c_stride + 16 * v;
-      _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum[r][v]) : sum[r][v]);
+      if (sums == Sums::Stream) {
+        _mm512_stream_ps(to, sum[r][v]);
+      } else {
+        _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum[r][v]) : sum[r][v]);
+      }
     }
   }
 }
 
 /// The same for a number of rows that is known only now.
-template <bool add, int rows = block_rows>
+template <Sums sums, int rows = block_rows>
 TESSERA_AVX512_BF16 void multiply_count(int64_t count, const Bf16Product& p, const bf16_t* a, const bf16_t* b, float* c) {
   if constexpr (rows > 0) {
-    if (count == rows) return multiply_rows<add, rows>(p, a, b, c);
-    multiply_count<add, rows - 1>(count, p, a, b, c);
+    if (count == rows) return multiply_rows<sums, rows>(p, a, b, c);
+    multiply_count<sums, rows - 1>(count, p, a, b, c);
   }
 }
 
-template <bool add>
+template <Sums sums>
 TESSERA_AVX512_BF16 void multiply_panels(const Bf16Product& p) {
   // Blocks of nearly equal height: a low one would wait for its own sums.
   const int64_t blocks = (p.rows + block_rows - 1) / block_rows;
@@ -70,12 +78,17 @@ TESSERA_AVX512_BF16 void multiply_panels(const Bf16Product& p) {
     float* c = p.c + panel * Bf16Product::panel_columns;
     for (int64_t i = 0; i < blocks; i++) {
       const int64_t begin = p.rows * i / blocks, end = p.rows * (i + 1) / blocks;
-      multiply_count<add>(end - begin, p, p.a + begin * p.a_stride, b, c + begin * p.c_stride);
+      multiply_count<sums>(end - begin, p, p.a + begin * p.a_stride, b, c + begin * p.c_stride);
     }
   }
 }
 
-void multiply(const Bf16Product& p) { p.add ? multiply_panels<true>(p) : multiply_panels<false>(p); }
+void multiply(const Bf16Product& p) {
+  if (p.add) return multiply_panels<Sums::Add>(p);
+  if (!p.stream) return multiply_panels<Sums::Overwrite>(p);
+  multiply_panels<Sums::Stream>(p);
+  _mm_sfence();  // other threads read c after this one has said that it is done
+}
 
 void nothing() {}
 

@@ -25,6 +25,7 @@ struct Bf16Product {
   float* c;
   int64_t c_stride;
   bool add;
+  bool stream = false;  // c, which is overwritten, had better go past the caches; its rows begin at cache lines
 
   static constexpr int64_t panel_columns = packed_step;
   static constexpr int64_t depth_step = 32;  // what depth is filled up to

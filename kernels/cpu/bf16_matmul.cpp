@@ -41,7 +41,7 @@ struct Bf16Matmul {
   const bf16_t* packed;  // r in panels, or null
   Tensor c;              // [rows, columns]
   const bf16_t* bias;    // of c's columns, or null
-  bool accumulate;
+  bool accumulate, read_late;
 };
 
 /// Rows and columns [begin, end) of one thread.
@@ -53,6 +53,8 @@ constexpr int64_t depth_of_block = 3072, depth_of_piece = 512, rows_in_cache = 1
 constexpr int64_t megabyte = int64_t{1} << 20;
 constexpr int64_t packed_right_bytes = 3 * megabyte, packed_left_bytes = megabyte, sums_bytes = 4 * megabyte;
 static_assert(packed_right_bytes + packed_left_bytes + sums_bytes == packing_bytes);
+
+constexpr int64_t streamed_bytes = megabyte;  // the smallest result that goes past the caches
 
 constexpr int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
@@ -199,7 +201,9 @@ class PartOfMatmul {
         multiply_(multiply),
         own_right_(reinterpret_cast<bf16_t*>(memory)),
         left_(reinterpret_cast<bf16_t*>(memory + packed_right_bytes)),
-        sums_(reinterpret_cast<float*>(memory + packed_right_bytes + packed_left_bytes)) {}
+        sums_(reinterpret_cast<float*>(memory + packed_right_bytes + packed_left_bytes)),
+        streams_(p.read_late && !p.accumulate && p.c.bytes() >= streamed_bytes && reinterpret_cast<uintptr_t>(p.c.data) % 64 == 0 &&
+                 p.c.row_stride() % 16 == 0) {}
 
   void run(const Bf16Part& part) {
     const int64_t deepest = std::min(depth_of_block, up_to(p_.depth, 32));
@@ -251,6 +255,7 @@ class PartOfMatmul {
       if (whole > 0) {
         product.panels = whole / panel, product.b = right_ + begin * panel;
         product.c = c, product.c_stride = p_.c.row_stride(), product.add = p_.accumulate || k + begin > 0;
+        product.stream = streams_ && n == p_.depth;
         multiply_(product);
       }
       if (whole < columns) {
@@ -282,6 +287,7 @@ class PartOfMatmul {
   const Bf16Multiplier& multiply_;
   bf16_t *own_right_, *left_;  // the packed right factor, where this thread packs it, and the left one
   float* sums_;
+  const bool streams_;             // results past the caches, unless they are read again for the rest of the depth
   const bf16_t* right_ = nullptr;  // panels of the present block
   int64_t next_panel_ = 0;
 };
@@ -321,7 +327,8 @@ Bf16Matmul described(const MatmulProduct& p) {
           .packed = p.packed_b.empty() ? nullptr : p.packed_b.as<bf16_t>(),
           .c = p.c,
           .bias = p.bias.empty() ? nullptr : p.bias.as<bf16_t>(),
-          .accumulate = p.accumulate};
+          .accumulate = p.accumulate,
+          .read_late = p.read_late};
 }
 
 /// Threads side by side in columns, the others in rows: so that as little as possible is packed twice.

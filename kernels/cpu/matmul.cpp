@@ -98,7 +98,7 @@ class CpuMatmulOps : public MatmulOps {
     const bool adds = write == GradientWrite::Add;
     // A primitive is faster when it overwrites, and bf16 sums must be rounded in our own way.
     if (dweight.dtype == DType::f32 && !(adds && kernel == Kernel::Primitive)) {
-      multiply(kernel, {.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = adds});
+      multiply(kernel, {.c = dweight, .a = dy, .b = x, .transpose_a = true, .accumulate = adds, .read_late = true});
     } else {
       write_product(kernel, dweight, dy, x, write, rounding);
     }

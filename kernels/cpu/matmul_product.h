@@ -11,6 +11,7 @@ struct MatmulProduct {
   Tensor packed_b = {};  // b once more, in panels (base/packed_weight.h); empty where nobody packed it
   bool transpose_a = false, transpose_b = false;
   bool accumulate = false;
+  bool read_late = false;  // c: only after the caches have seen much else
 
   int64_t m() const { return c.rows(); }
   int64_t n() const { return c.columns(); }
