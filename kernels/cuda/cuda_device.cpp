@@ -55,7 +55,7 @@ DeviceTraits traits_of(int gpu, int threads) {
 class Blas {
  public:
   Blas() { check(cublasLtCreate(&handle_), "cublasLtCreate"); }
-  ~Blas() { cublasLtDestroy(handle_); }
+  ~Blas() { (void)cublasLtDestroy(handle_); }
   Blas(const Blas&) = delete;
   cublasLtHandle_t handle() const { return handle_; }
 
@@ -87,7 +87,7 @@ class CudaDevice final : public Device, private MemorySource {
   }
 
   ~CudaDevice() override {
-    cudaDeviceSynchronize();  // nothing runs on what goes now
+    (void)cudaDeviceSynchronize();  // nothing runs on what goes now
     give_back_ops_and_memory();
   }
 
@@ -120,9 +120,9 @@ class CudaDevice final : public Device, private MemorySource {
   }
   void give_back(MemorySpace space, void* memory, int64_t bytes) noexcept override {
     if (space == MemorySpace::Device) {
-      cudaFree(memory);
+      (void)cudaFree(memory);
     } else if (space == MemorySpace::PinnedHost) {
-      cudaFreeHost(memory);
+      (void)cudaFreeHost(memory);
     } else {
       system_memory().give_back(space, memory, bytes);
     }

@@ -82,7 +82,7 @@ class Module final : public CudaModule {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess || count == 0) {
-      cudaGetLastError();  // said here
+      (void)cudaGetLastError();  // said here
       why_not = why_no_gpu(status == cudaSuccess ? cudaErrorNoDevice : status);
       return {};
     }

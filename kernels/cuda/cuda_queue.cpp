@@ -10,10 +10,10 @@ using cuda::check;
 CudaQueue::CudaQueue() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
 
 CudaQueue::~CudaQueue() {
-  cudaStreamSynchronize(stream_);
-  for (cudaEvent_t event : marks_) cudaEventDestroy(event);
-  for (cudaEvent_t event : unused_) cudaEventDestroy(event);
-  cudaStreamDestroy(stream_);
+  (void)cudaStreamSynchronize(stream_);
+  for (cudaEvent_t event : marks_) (void)cudaEventDestroy(event);
+  for (cudaEvent_t event : unused_) (void)cudaEventDestroy(event);
+  (void)cudaStreamDestroy(stream_);
 }
 
 cudaEvent_t CudaQueue::unused_event() {
@@ -44,7 +44,7 @@ bool CudaQueue::reached(uint64_t mark) {
   invariant(mark < first_ + marks_.size(), "a mark that nobody laid");
   const cudaError_t status = cudaEventQuery(event_of(mark));
   if (status == cudaErrorNotReady) {
-    cudaGetLastError();  // no error
+    (void)cudaGetLastError();  // no error
     return false;
   }
   check(status, "cudaEventQuery");
