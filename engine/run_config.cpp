@@ -185,25 +185,24 @@ static Precision resolve_precision(const PrecisionConfig& config, const ConfigSo
 }
 
 /// Packing a weight costs about as much as 2048 tokens gain by it.
-static bool resolve_packed_weights(const ResolvedRun& run, const ConfigSource& source) {
+static bool resolve_packed_weights(const ResolvedRun& run, const ConfigSource& source, DeviceKind device) {
   constexpr int64_t worth_it_tokens = 2048;
   const std::string& key = run.config.precision.packed_weights;
+  const bool cpu = device == DeviceKind::Cpu;
   if (key == "off") return false;
   if (key == "auto") {
     const int64_t tokens = run.tokens_per_step() / run.layout.degree(Axis::Dp);
-    return run.precision.compute == DType::bf16 && processor_gains_by_packed_weights() && tokens >= worth_it_tokens;
+    return cpu && run.precision.compute == DType::bf16 && processor_gains_by_packed_weights() && tokens >= worth_it_tokens;
   }
   const bool bf16 = run.precision.compute == DType::bf16;
-  if (bf16 && processor_packs_weights()) return true;
-  throw ConfigError(
-      {fmt::format("precision.packed_weights = \"on\" needs {}",
-                   bf16 ? "a processor with AVX-512" : fmt::format("bf16, and precision.compute is {}", name_of(run.precision.compute))),
-       source.where_of("precision.packed_weights"),
-       "auto, off",
-       {}});
+  if (cpu && bf16 && processor_packs_weights()) return true;
+  const std::string lacking = !cpu    ? "--device cpu"
+                              : !bf16 ? fmt::format("bf16, and precision.compute is {}", name_of(run.precision.compute))
+                                      : "a processor with AVX-512";
+  throw ConfigError({"precision.packed_weights = \"on\" needs " + lacking, source.where_of("precision.packed_weights"), "auto, off", {}});
 }
 
-ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, DType fast) {
+ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, RunsOn where) {
   ResolvedRun run;
   run.config = config;
   run.model = resolve_model(config, source, tokenizer_vocab);
@@ -222,7 +221,7 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
          fmt::format("1 to {}", run.model.layers),
          {}});
   }
-  run.precision = resolve_precision(config.precision, source, fast);
+  run.precision = resolve_precision(config.precision, source, where.fast);
   run.micro_batch = {config.train.micro_batch_size, T, run.precision.compute};
   constexpr int64_t most_narrow_vocab = 1 << 20;  // a row of logits in fp32 stands beside each thread's 16-bit one (kernels/cpu/loss.cpp)
   if (run.precision.compute != DType::f32 && run.model.vocab > most_narrow_vocab) {
@@ -231,7 +230,7 @@ ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ran
                        fmt::format("2 to {}, or precision.compute = \"fp32\"", most_narrow_vocab),
                        {}});
   }
-  run.precision.packed_weights = resolve_packed_weights(run, source);
+  run.precision.packed_weights = resolve_packed_weights(run, source, where.device);
   check_countable(run, source);
   run.threads = threads_of_a_rank(config, ranks);
   write_out(run.config, run);

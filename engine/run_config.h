@@ -209,9 +209,15 @@ struct ResolvedRun {
 /// parallel.threads, or the machine's cores shared by `ranks`.
 int threads_of_a_rank(const RunConfig& config, int ranks);
 
-/// `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown). `fast`:
-/// what precision.compute = "auto" means here. ConfigError naming key, value, where it was given and what would be legal.
-ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, DType fast = DType::f32);
+/// Where a run computes, as far as its configuration depends on it.
+struct RunsOn {
+  DType fast = DType::f32;  // what precision.compute = "auto" means there
+  DeviceKind device = DeviceKind::Cpu;
+};
+
+/// `ranks`: how many the launcher started. `tokenizer_vocab`: used where neither model.vocab nor a preset gives one (0: unknown).
+/// ConfigError naming key, value, where it was given and what would be legal.
+ResolvedRun resolve(const RunConfig& config, const ConfigSource& source, int ranks, int64_t tokenizer_vocab, RunsOn where = {});
 
 /// Resuming: ConfigError naming every key that makes `run` another run than the one that wrote `saved_toml`: [model],
 /// data.validation_fraction, data.weights, optimizer.name, train.seed and train.sequence. Every other key may change. `where`: of the

@@ -130,9 +130,9 @@ TEST(RunConfig, ARunIsAnotherOneWhenItsModelSeedSequenceOrSplitDiffers) {
 TEST(RunConfig, AutoTakesTheTypeThatIsFastHereAndStoresIt) {
   RunConfig config = small();
   config.precision.compute = "auto";
-  EXPECT_EQ(resolve(config, {}, 1, 0, DType::f32).precision.compute, DType::f32);
+  EXPECT_EQ(resolve(config, {}, 1, 0, {.fast = DType::f32}).precision.compute, DType::f32);
   config.precision.master = "bf16";  // the master is the weight
-  const ResolvedRun run = resolve(config, {}, 1, 0, DType::bf16);
+  const ResolvedRun run = resolve(config, {}, 1, 0, {.fast = DType::bf16});
   EXPECT_EQ(run.precision, (Precision{.compute = DType::bf16, .master = DType::bf16}));
   EXPECT_EQ(run.micro_batch.dtype, DType::bf16);
   EXPECT_EQ(run.config.precision.compute, "bf16");
@@ -149,10 +149,12 @@ TEST(RunConfig, PackedWeightsNeedBf16AndAreNoneOnASmallStep) {
   } else {
     EXPECT_NE(error_of(config, 1).find("AVX-512"), std::string::npos);
   }
+  EXPECT_THROW(resolve(config, {}, 1, 0, {.device = DeviceKind::Cuda}), ConfigError) << "GPUs have their own way";
   config.precision.packed_weights = "auto";
   EXPECT_FALSE(resolve(config, {}, 1, 0).precision.packed_weights) << "fewer than 2048 tokens";
   config.train.batch_size = 2048 / config.model.context;
   EXPECT_EQ(resolve(config, {}, 1, 0).precision.packed_weights, processor_gains_by_packed_weights());
+  EXPECT_FALSE(resolve(config, {}, 1, 0, {.device = DeviceKind::Cuda}).precision.packed_weights);
 }
 
 TEST(RunConfig, StatesThatCannotBeAreRefused) {

@@ -115,7 +115,7 @@ ResolvedRun resolve_tiny(const TinyRun& tiny) {
   read_toml_text(defaults, "tiny_run.cpp", config, &source);
   config.train.steps = tiny.first_step + tiny.steps;
   for (const std::string& set : tiny.sets) apply_set(config, set, &source);
-  return resolve(config, source, tiny.ranks, 0);
+  return resolve(config, source, tiny.ranks, 0, {.device = tiny.device});
 }
 
 TinyResult run_tiny(const TinyRun& tiny) {
@@ -125,7 +125,7 @@ TinyResult run_tiny(const TinyRun& tiny) {
   TinyResult result;
   Assembly weights, masters, states, gradients;
   run_thread_ranks(tiny.ranks, [&](HostGroup& host) {
-    const auto device = Device::cpu(run.threads);
+    const auto device = Device::real(tiny.device, host.rank(), run.threads);
     device->reserve(dry_run(run, host.rank(), device->traits()).size);
     Mesh mesh(run.layout, host);
     Trainer trainer(run, *device, mesh);

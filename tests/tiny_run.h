@@ -14,7 +14,8 @@ namespace tessera {
 struct TinyRun {
   std::vector<std::string> sets;  // "parallel.pp=2", over the defaults above; train.steps (the learning rate's curve) is first_step + steps
   int ranks = 1;                  // threads of this process
-  int64_t steps = 10;             // how many to run
+  DeviceKind device = DeviceKind::Cpu;
+  int64_t steps = 10;  // how many to run
   int64_t first_step = 0;
   const BatchSource* data = nullptr;          // null: RandomSamples
   std::function<void(Trainer&)> start = {};   // on every rank, instead of Trainer::initialize()

@@ -47,11 +47,13 @@ struct Choice {
 
 /// Where "auto" stands, choose() decides and a notice says so.
 template <class Choose>
-ResolvedRun resolve_with(const LoadedConfig& loaded, int ranks, Choose choose) {
-  if (loaded.config.precision.compute != "auto") return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab);
+ResolvedRun resolve_with(const LoadedConfig& loaded, int ranks, DeviceKind kind, Choose choose) {
+  RunsOn where{.device = kind};
+  if (loaded.config.precision.compute != "auto") return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab, where);
   const Choice choice = choose();
   Messages().notice(fmt::format("precision.compute = auto: {}, because {}", name_of(choice.dtype), choice.reason));
-  return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab, choice.dtype);
+  where.fast = choice.dtype;
+  return resolve(loaded.config, loaded.source, ranks, loaded.tokenizer_vocab, where);
 }
 
 }  // namespace
@@ -59,7 +61,7 @@ ResolvedRun resolve_with(const LoadedConfig& loaded, int ranks, Choose choose) {
 DeviceKind device_kind(const std::string& name) { return name == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu; }
 
 ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks, DeviceKind kind) {
-  return resolve_with(loaded, ranks, [&]() -> Choice {
+  return resolve_with(loaded, ranks, kind, [&]() -> Choice {
     const auto device = Device::real(kind, 0, threads_of_a_rank(loaded.config, ranks));
     device->reserve(device->workspace_size());
     double narrow = 0, wide = 0;
@@ -74,7 +76,7 @@ ResolvedRun resolve_here(const LoadedConfig& loaded, int ranks, DeviceKind kind)
 }
 
 ResolvedRun resolve_untimed(const LoadedConfig& loaded, int ranks, DeviceKind kind) {
-  return resolve_with(loaded, ranks, [&]() -> Choice {
+  return resolve_with(loaded, ranks, kind, [&]() -> Choice {
     if (kind == DeviceKind::Cuda) return {DType::bf16, "GPUs since sm_80 multiply it fast (not timed: nothing is computed)"};
     const bool narrow = processor_multiplies(DType::bf16);
     return {narrow ? DType::bf16 : DType::f32,
@@ -107,7 +109,7 @@ OpenedRun open_run(const std::filesystem::path& run_dir, int64_t sequences, Devi
   loaded.config.parallel.pp = loaded.config.parallel.dp = 1;  // any layout loads any checkpoint
   loaded.config.parallel.threads = 0;                         // those of one rank among many are not those of one alone
   loaded.config.train.batch_size = loaded.config.train.micro_batch_size = sequences;
-  OpenedRun opened{.run = resolve(loaded.config, loaded.source, 1, loaded.tokenizer_vocab)};
+  OpenedRun opened{.run = resolve(loaded.config, loaded.source, 1, loaded.tokenizer_vocab, {.device = kind})};
   opened.host = make_self_group();
   opened.device = Device::real(kind, 0, opened.run.threads);
   const DryRun dry = dry_run(opened.run, 0, opened.device->traits());
