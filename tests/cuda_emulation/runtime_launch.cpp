@@ -63,6 +63,9 @@ using namespace cuda_emulation;  // the functions below have C names
 
 extern "C" {
 
+/// calls_of, for tests that have opened a module with the emulation inside.
+__attribute__((visibility("default"))) long tessera_emulation_calls_of(const char* function) { return calls_of(function); }
+
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
   last_error = cudaSuccess;
