@@ -1,29 +1,28 @@
 #pragma once
 #include <bit>
-#include <cmath>
 #include <cstdint>
 
 namespace tessera {
 
 // The two 16-bit floating-point formats as storage: arithmetic is done in fp32. Every rounding is to nearest, ties to even, unless a
-// function says otherwise; NaN stays NaN, and what is too large becomes infinite.
+// function says otherwise; NaN stays NaN, and what is too large becomes infinite. constexpr: CUDA kernels call them too.
 
 /// bfloat16: the upper half of an fp32 number.
 struct bf16_t {
   uint16_t bits = 0;
   bf16_t() = default;
-  explicit bf16_t(float value) {
-    const uint32_t word = std::bit_cast<uint32_t>(value);
-    bits = static_cast<uint16_t>(std::isnan(value) ? word >> 16 | 0x40 : (word + 0x7FFF + (word >> 16 & 1)) >> 16);
+  explicit constexpr bf16_t(float value) {
+    const uint32_t word = std::bit_cast<uint32_t>(value), size = word & 0x7FFFFFFF;
+    bits = static_cast<uint16_t>(size > 0x7F800000 ? word >> 16 | 0x40 : (word + 0x7FFF + (word >> 16 & 1)) >> 16);
   }
-  operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+  constexpr operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };
 
 /// IEEE half precision: 10 bits of fraction, largest number 65504.
 struct f16_t {
   uint16_t bits = 0;
   f16_t() = default;
-  explicit f16_t(float value) {
+  explicit constexpr f16_t(float value) {
     const uint32_t word = std::bit_cast<uint32_t>(value), size = word & 0x7FFFFFFF;
     const uint16_t sign = static_cast<uint16_t>(word >> 16 & 0x8000);
     uint32_t half;
@@ -36,7 +35,7 @@ struct f16_t {
     }
     bits = static_cast<uint16_t>(sign | half);
   }
-  operator float() const {
+  constexpr operator float() const {
     const uint32_t sign = uint32_t{bits & 0x8000u} << 16, size = bits & 0x7FFFu;
     uint32_t word;
     if (size >= 0x7C00) {  // infinite, NaN
@@ -52,10 +51,11 @@ struct f16_t {
 
 /// Rounds to one of the two neighbours with the probability of its nearness, so that the mean is exact: `random` is uniform in [0, 2^16).
 /// Infinities and NaN stay.      Gupta et al. 2015, arXiv:1502.02551
-inline bf16_t rounded_stochastically(float value, uint16_t random) {
-  if (!std::isfinite(value)) return bf16_t(value);
+constexpr bf16_t rounded_stochastically(float value, uint16_t random) {
+  const uint32_t word = std::bit_cast<uint32_t>(value), size = word & 0x7FFFFFFF;
+  if (size >= 0x7F800000) return bf16_t(value);
   bf16_t result;
-  result.bits = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + random) >> 16);
+  result.bits = static_cast<uint16_t>((word + random) >> 16);
   return result;
 }
 

@@ -8,17 +8,6 @@
 
 namespace tessera {
 
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  for (int round = 0; round < 10; round++) {
-    const uint64_t left = uint64_t{0xD2511F53} * counter[0], right = uint64_t{0xCD9E8D57} * counter[2];
-    counter = {static_cast<uint32_t>(right >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(right),
-               static_cast<uint32_t>(left >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(left)};
-    key[0] += 0x9E3779B9;  // the golden ratio and sqrt(3) - 1 as Weyl sequences
-    key[1] += 0xBB67AE85;
-  }
-  return counter;
-}
-
 /// Natural logarithm of a positive normal number: x = 2^e m with m in [sqrt(1/2), sqrt(2)),
 /// ln m = 2 artanh((m - 1) / (m + 1)) by its series.
 static double logarithm(double x) {
@@ -89,19 +78,6 @@ RandomStream::RandomStream(uint64_t seed, RandomPurpose purpose, std::string_vie
   const uint64_t key = mix(mix(mix(seed + golden) + static_cast<uint64_t>(purpose) * golden) + fnv1a(name));
   key_ = {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
 }
-
-std::array<uint32_t, 4> RandomStream::words(uint64_t i) const {
-  return philox4x32(
-      {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), static_cast<uint32_t>(step_), static_cast<uint32_t>(step_ >> 32)}, key_);
-}
-
-RandomStream RandomStream::at(uint64_t step) const {
-  RandomStream stream = *this;
-  stream.step_ = step;
-  return stream;
-}
-
-uint16_t RandomStream::half_word(uint64_t h) const { return static_cast<uint16_t>(words(h / 8)[h % 8 / 2] >> (h % 2 * 16)); }
 
 static uint64_t first_two(const std::array<uint32_t, 4>& words) { return uint64_t{words[1]} << 32 | words[0]; }
 

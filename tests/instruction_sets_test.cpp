@@ -281,10 +281,8 @@ TEST(EveryInstructionSet, TheGradientNormHasTheSameBits) {
     std::vector<FixedSum> sums;
     on_every_instruction_set([&] {
       TestDevice device = TestDevice::cpu();
-      auto* control = op_test::in_device<StepControl>(device);
-      auto* partial = op_test::in_device<StepPartial>(device);
-      *control = {.loss_scale = 2};
-      *partial = {};
+      auto* control = device.placed(StepControl{.loss_scale = 2});
+      auto* partial = device.placed(StepPartial{});
       device->update().gradient_norm(partial, device.tensor({n}, random_values(n, "gradient"), dtype), control, device.stream());
       sums.push_back(partial->norm_squares);
     });

@@ -37,7 +37,7 @@ TEST_P(LossOps, LossesAndGradientsAreAsExactAsPlainCode) {
   const auto plain_losses = reference::cross_entropy<float>(plain, targets, V, scale * control.loss_scale);
   TestDevice device = TestDevice::under_test();
   const Tensor losses = device.tensor({R}), gradient = device.tensor({R, V}, logits, dtype), target = device.tensor({R}, targets);
-  device->loss().cross_entropy(losses, gradient, target, scale, &control, device.stream());
+  device->loss().cross_entropy(losses, gradient, target, scale, device.placed(control), device.stream());
   expect_as_exact_as_plain_code("losses", device.values(losses), plain_losses, exact_losses);
   if (V == 1) {
     EXPECT_EQ(device.values(gradient), std::vector<float>(R)) << "a vocabulary of one leaves nothing to learn";
@@ -51,7 +51,7 @@ TEST_P(LossOps, GradientsIn16BitsAreThoseInFp32EachRoundedOnce) {
   TestDevice device = TestDevice::under_test();
   const auto gradient_in = [&](DType type) {
     const Tensor gradient = device.tensor({R, V}, logits, type);
-    device->loss().cross_entropy(device.tensor({R}), gradient, device.tensor({R}, targets), scale, &control, device.stream());
+    device->loss().cross_entropy(device.tensor({R}), gradient, device.tensor({R}, targets), scale, device.placed(control), device.stream());
     return device.values(gradient);
   };
   EXPECT_EQ(gradient_in(dtype), rounded_to(dtype, gradient_in(DType::f32)));
@@ -63,7 +63,7 @@ TEST_P(LossOps, TheLossAloneHasTheSameBitsAndKeepsTheLogits) {
   device->loss().cross_entropy_loss(losses, kept, target, device.stream());
   EXPECT_EQ(device.values(kept), logits);
   const Tensor again = device.tensor({R});
-  device->loss().cross_entropy(again, kept, target, scale, &control, device.stream());
+  device->loss().cross_entropy(again, kept, target, scale, device.placed(control), device.stream());
   EXPECT_EQ(device.values(losses), device.values(again));
 }
 
@@ -72,7 +72,7 @@ TEST_P(LossOps, BitsDependNotOnTheNumberOfThreads) {
   for (const int threads : {1, 2, 3}) {
     TestDevice device = TestDevice::under_test(threads);
     const Tensor loss = device.tensor({R}), gradient = device.tensor({R, V}, logits, dtype);
-    device->loss().cross_entropy(loss, gradient, device.tensor({R}, targets), scale, &control, device.stream());
+    device->loss().cross_entropy(loss, gradient, device.tensor({R}, targets), scale, device.placed(control), device.stream());
     if (threads == 1) losses = device.values(loss), gradients = device.values(gradient);
     EXPECT_EQ(device.values(loss), losses) << threads << " threads";
     EXPECT_EQ(device.values(gradient), gradients) << threads << " threads";
@@ -83,8 +83,8 @@ TEST_P(LossOps, PaddedRowsOfAWiderMatrixAreLeftAlone) {
   TestDevice device = TestDevice::under_test();
   const Tensor wide = device.tensor({R, V + 3}, dtype), losses = device.tensor({R}), dense = device.tensor({R, V}, logits, dtype);
   const Tensor view = device.columns(wide, 0, V, logits), target = device.tensor({R}, targets);
-  device->loss().cross_entropy(losses, view, target, scale, &control, device.stream());
-  device->loss().cross_entropy(losses, dense, target, scale, &control, device.stream());
+  device->loss().cross_entropy(losses, view, target, scale, device.placed(control), device.stream());
+  device->loss().cross_entropy(losses, dense, target, scale, device.placed(control), device.stream());
   EXPECT_EQ(device.values(view), device.values(dense));
   EXPECT_EQ(device.values(wide.column_range(V, V + 3)), std::vector<float>(3 * R));
 }
@@ -115,7 +115,7 @@ TEST(LossNumerics, TheLossScaleMultipliesTheGradientExactlyAndNotTheLoss) {
     const auto run = [&](float loss_scale) {
       const Tensor losses = device.tensor({R}), gradient = device.tensor({R, V}, random_values(R * V, "logits"), dtype);
       const StepControl control{.loss_scale = loss_scale};
-      device->loss().cross_entropy(losses, gradient, target, 1, &control, device.stream());
+      device->loss().cross_entropy(losses, gradient, target, 1, device.placed(control), device.stream());
       return std::pair(device.values(losses), device.values(gradient));
     };
     auto [losses, gradient] = run(8);  // no fp16 gradient here has fewer digits at the one scale than at the other
@@ -132,7 +132,7 @@ TEST(LossNumerics, TheGradientOfAConfidentRowIsRoundedOnceAtItsTargetToo) {
     auto exact = converted<double>(plain);
     TestDevice device = TestDevice::under_test();
     const Tensor losses = device.tensor({1}), logits = device.tensor({1, 3}, plain, dtype);
-    device->loss().cross_entropy(losses, logits, device.tensor({1}, targets), 1, &control, device.stream());
+    device->loss().cross_entropy(losses, logits, device.tensor({1}, targets), 1, device.placed(control), device.stream());
     reference::cross_entropy<float>(plain, targets, 3, 1);
     reference::cross_entropy<double>(exact, targets, 3, 1);
     expect_as_exact_as_plain_code("gradient", device.values(logits), plain, exact, dtype);
@@ -145,7 +145,8 @@ TEST(LossNumerics, LogitsFarApartNeitherOverflowNorVanish) {
     const Tensor losses = device.tensor({2});
     const Tensor logits = device.tensor({2, 3}, std::vector<float>{0x1p100f, 0, -0x1p100f, -300, -200, -400}, dtype);
     const StepControl control;
-    device->loss().cross_entropy(losses, logits, device.tensor({2}, std::vector<int32_t>{0, 0}), 1, &control, device.stream());
+    device->loss().cross_entropy(losses, logits, device.tensor({2}, std::vector<int32_t>{0, 0}), 1, device.placed(control),
+                                 device.stream());
     EXPECT_EQ(device.values(losses), (std::vector<float>{0, 100}));
     EXPECT_EQ(device.values(logits), (std::vector<float>{0, 0, 0, -1, 1, 0}));
   }
@@ -187,7 +188,7 @@ TEST(LossTrace, NullRecordsWhatCpuRecordsAndBytesFollowTheType) {
     const auto call = [&](TestDevice& device) {
       const Tensor logits = device.tensor({4, 8}, dtype), losses = device.tensor({4}), targets = device.tensor({4}, DType::i32);
       const StepControl control;
-      device->loss().cross_entropy(losses, logits, targets, 1, &control, device.stream());
+      device->loss().cross_entropy(losses, logits, targets, 1, device.placed(control), device.stream());
       device->loss().cross_entropy_loss(losses, logits, targets, device.stream());
     };
     expect_same_trace_on_null(2, call);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "base/half.h"
@@ -99,6 +100,34 @@ class TestDevice {
     return with_storage(dtype, [&]<class T>(T*) { return filled(tensor(shape, dtype), converted<T>(values)); });
   }
   Tensor tensor(Shape shape, const std::vector<int32_t>& values) { return filled(tensor(shape, DType::i32), values); }
+  /// The values rounded to the tensor's type.
+  void fill(const Tensor& to, const std::vector<float>& values) {
+    with_storage(to.dtype, [&]<class T>(T*) { filled(to, converted<T>(values)); });
+  }
+  /// Plain structs in device memory.
+  template <class T>
+  T* placed(const T& value) {
+    T* place = static_cast<T*>(tensor({static_cast<int64_t>(sizeof(T))}, DType::u8).data);
+    write(place, value);
+    return place;
+  }
+  template <class T>
+  T* placed(const std::vector<T>& values) {
+    const Tensor memory = tensor({static_cast<int64_t>(values.size() * sizeof(T))}, DType::u8);
+    device_->write(memory, values.data(), memory.bytes());
+    return static_cast<T*>(memory.data);
+  }
+  template <class T>
+  void write(T* place, const std::type_identity_t<T>& value) {
+    device_->write(Tensor(place, DType::u8, {static_cast<int64_t>(sizeof(T))}), &value, sizeof(T));
+  }
+  /// After everything that was enqueued before.
+  template <class T>
+  T read(T* place) {
+    T value{};
+    device_->read(&value, Tensor(place, DType::u8, {static_cast<int64_t>(sizeof(T))}), sizeof(T));
+    return value;
+  }
   /// Columns [begin, end) of a wider matrix of zeros, filled with `values`: the form in which q, k and v reach an op.
   Tensor columns(Tensor matrix, int64_t begin, int64_t end, const std::vector<float>& values) {
     const Tensor view = matrix.column_range(begin, end);

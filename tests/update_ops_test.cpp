@@ -117,6 +117,30 @@ TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
     EXPECT_TRUE(result(1, whole) == expected);
     EXPECT_TRUE(result(3, whole) == expected);
     EXPECT_TRUE(result(3, {{0, cut + 1, 0.1f, rounding, 11}, {cut + 1, n, 0.1f, rounding, 11 + cut + 1}}) == expected);
+    std::vector<UpdateSegment> many;  // of every length from 0 to 400 and then the rest, which lies at all places
+    for (int64_t begin = 0, length = 0; begin < n; begin = many.back().end, length++) {
+      many.push_back({begin, length < 400 ? begin + length : n, 0.1f, rounding, 11 + begin});
+    }
+    EXPECT_TRUE(result(2, many) == expected);
+  }
+}
+
+TEST(Update, BitsAreThoseOfTheCpuWhereverTheTensorsLie) {
+  const int64_t n = 3001;
+  for (const UpdateRule rule : update_rules) {
+    for (const UpdateTypes types :
+         {UpdateTypes{}, UpdateTypes{DType::bf16, DType::f32, DType::bf16}, UpdateTypes{DType::f32, DType::bf16}}) {
+      SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", master " << name_of(types.master));
+      TestDevice cpu = TestDevice::cpu(1), device = TestDevice::under_test();
+      UpdateShard on_cpu = make_shard(cpu, rule, n, types), whole = make_shard(device, rule, n + 3, types);
+      const auto moved = [](const Tensor& tensor) { return tensor.empty() ? tensor : tensor.flat_range(3, tensor.elements()); };
+      UpdateShard on_device{
+          .master = moved(whole.master), .weight = {}, .gradient = {}, .first = moved(whole.first), .second = moved(whole.second)};
+      device.fill(on_device.master, random_values(n, "weight"));
+      run_update(cpu, rule, on_cpu, types, two_segments(n), 3);
+      run_update(device, rule, on_device, types, two_segments(n), 3);
+      EXPECT_TRUE(state_of(device, on_device) == state_of(cpu, on_cpu));
+    }
   }
 }
 
@@ -129,8 +153,7 @@ TEST(Update, ASkippedStepLeavesEveryBitAlone) {
     shard.second = device.tensor({n}, std::vector<float>(n, 0.25f), types.moment);
     shard.gradient = device.tensor({n}, std::vector<float>(n, NAN), types.gradient);
     const auto before = state_of(device, shard);
-    auto* control = in_device<StepControl>(device);
-    *control = {.applied_steps = 3, .skip = 1};
+    auto* control = device.placed(StepControl{.applied_steps = 3, .skip = 1});
     device->update().update(UpdateRule::AdamW, shard, two_segments(n), usual_hyper, 1, control, device.stream());
     EXPECT_TRUE(state_of(device, shard) == before);
     EXPECT_EQ(device.values(shard.weight), std::vector<float>(n));
@@ -151,8 +174,7 @@ TEST(Update, RoundsToBf16ByTheHalfWordsOfEachElement) {
   TestDevice device = TestDevice::under_test(3);
   const std::vector<float> before = rounded_to(DType::bf16, random_fractions(n, "before", 1)),
                            gradient = random_fractions(n, "gradient", 0);
-  auto* control = in_device<StepControl>(device);
-  *control = {.applied_steps = 1};
+  auto* control = device.placed(StepControl{.applied_steps = 1});
   const RandomStream stream = rounding_of("a").at(5);
   const UpdateSegment segment{3, n, 0, rounding_of("a"), first};
   const auto in_bf16 = [&] { return device.tensor({n}, before, DType::bf16); };
@@ -184,14 +206,13 @@ TEST(Update, StochasticRoundingKeepsInfinitiesAndNan) {
   TestDevice device = TestDevice::under_test();
   std::vector<float> gradient(n, INFINITY);
   for (int64_t i = 0; i < n; i += 2) gradient[i] = std::bit_cast<float>(0x7FFFFFFF);  // adding to this NaN's bits gives -0
-  auto* control = in_device<StepControl>(device);
+  auto* control = device.placed(StepControl{});
   const UpdateSegment segment{0, n, 0, rounding_of("a"), 0};
   const UpdateShard shard{.master = device.tensor({n}, std::vector<float>(n, 1.0f), DType::bf16),
                           .weight = {},
                           .gradient = device.tensor({n}, gradient),
                           .first = {},
                           .second = {}};
-  *control = {};
   device->update().update(UpdateRule::Sgd, shard, {&segment, 1}, usual_hyper, 1, control, device.stream());
   const std::vector<float> master = device.values(shard.master);
   for (int64_t i = 0; i < n; i++) {
@@ -202,8 +223,7 @@ TEST(Update, StochasticRoundingKeepsInfinitiesAndNan) {
 /// The mean change of n equal weights, kept in `dtype`, after `steps` steps of SGD that each change them by `change`.
 double mean_drift(DType dtype, int64_t n, int steps, float change) {
   TestDevice device = TestDevice::under_test();
-  auto* control = in_device<StepControl>(device);
-  *control = {};
+  auto* control = device.placed(StepControl{});
   const float start = 1.25f;
   const UpdateShard shard{.master = device.tensor({n}, std::vector<float>(n, start), dtype),
                           .weight = {},
@@ -235,15 +255,14 @@ TEST(Update, ABf16WeightDriftsInTheMeanAsAnFp32WeightUnderUpdatesThatNearestRoun
 
 /// The partial after one call of gradient_norm for each of `pieces`.
 StepPartial norm_of(TestDevice& device, const std::vector<std::vector<float>>& pieces, DType dtype = DType::f32, float loss_scale = 1) {
-  auto* partial = in_device<StepPartial>(device);
-  auto* control = in_device<StepControl>(device);
-  *control = {.loss_scale = loss_scale};
+  auto* partial = device.placed(StepPartial{});
+  auto* control = device.placed(StepControl{.loss_scale = loss_scale});
   device->update().begin_step(partial, 0, device.stream());
   for (const auto& piece : pieces) {
     const Tensor gradient = device.tensor({static_cast<int64_t>(piece.size())}, piece, dtype);
     device->update().gradient_norm(partial, gradient, control, device.stream());
   }
-  return *partial;
+  return device.read(partial);
 }
 
 double value_of(FixedSum sum) { return std::ldexp(static_cast<double>(sum), -fixed_sum_fraction_bits); }
@@ -267,8 +286,8 @@ TEST(GradientNorm, IsTheSumOfSquares) {
 TEST(GradientNorm, DependsNeitherOnThreadsNorOnHowTheGradientIsCutNorOnTheOrder) {
   const int64_t n = 200 * 256 + 77;
   const std::vector<float> gradient = random_values(n, "gradient", 1e-3f);
-  TestDevice one = TestDevice::under_test(1), three = TestDevice::under_test(3);
-  const FixedSum expected = norm_of(one, {gradient}).norm_squares;
+  TestDevice cpu = TestDevice::cpu(1), one = TestDevice::under_test(1), three = TestDevice::under_test(3);
+  const FixedSum expected = norm_of(cpu, {gradient}).norm_squares;
   EXPECT_GT(expected, 0);
   EXPECT_TRUE(norm_of(one, {gradient}).norm_squares == expected);
   EXPECT_TRUE(norm_of(three, {gradient}).norm_squares == expected);
@@ -353,7 +372,7 @@ TEST(GradientNorm, ATotalThatSaturatesSetsTheFlag) {
 
 TEST(AddLoss, AddsInOrderInDoublePrecision) {
   TestDevice device = TestDevice::under_test();
-  auto* partial = in_device<StepPartial>(device);
+  auto* partial = device.placed(StepPartial{});
   const std::vector<float> losses = random_values(1001, "losses");
   device->update().begin_step(partial, 0, device.stream());
   device->update().add_loss(partial, device.tensor({1001}, losses), device.stream());
@@ -362,32 +381,32 @@ TEST(AddLoss, AddsInOrderInDoublePrecision) {
   for (int repetition = 0; repetition < 2; repetition++) {
     for (const float loss : losses) expected += loss;
   }
-  EXPECT_EQ(partial->loss_sum, expected);
-  EXPECT_EQ(partial->nonfinite, 0);
+  EXPECT_EQ(device.read(partial).loss_sum, expected);
+  EXPECT_EQ(device.read(partial).nonfinite, 0);
   device->update().add_loss(partial, device.tensor({3}, std::vector<float>{1, INFINITY, 1}), device.stream());
-  EXPECT_EQ(partial->nonfinite, 1);
+  EXPECT_EQ(device.read(partial).nonfinite, 1);
 }
 
 TEST(StepControl, BeginningAStepForgetsTheLastOne) {
   TestDevice device = TestDevice::under_test();
-  auto* partial = in_device<StepPartial>(device);
-  *partial = {.norm_squares = 5, .loss_sum = 3, .nonfinite = 1, .stop_vote = 0};
+  auto* partial = device.placed(StepPartial{.norm_squares = 5, .loss_sum = 3, .nonfinite = 1, .stop_vote = 0});
   device->update().begin_step(partial, 1, device.stream());
-  EXPECT_TRUE(partial->norm_squares == 0);
-  EXPECT_EQ(partial->loss_sum, 0);
-  EXPECT_EQ(partial->nonfinite, 0);
-  EXPECT_EQ(partial->stop_vote, 1);
+  EXPECT_TRUE(device.read(partial).norm_squares == 0);
+  EXPECT_EQ(device.read(partial).loss_sum, 0);
+  EXPECT_EQ(device.read(partial).nonfinite, 0);
+  EXPECT_EQ(device.read(partial).stop_vote, 1);
 }
 
 /// The control after agree_step of these partials on `before`.
-StepControl agreed(const std::vector<StepPartial>& partials, float clip, StepControl before = {}, const LossScaling& scaling = {}) {
+StepControl agreed_on(TestDevice& device, const std::vector<StepPartial>& partials, float clip, const StepControl& before = {},
+                      const LossScaling& scaling = {}) {
+  auto* control = device.placed(before);
+  device->update().agree_step(control, device.placed(partials), static_cast<int>(partials.size()), clip, scaling, device.stream());
+  return device.read(control);
+}
+StepControl agreed(const std::vector<StepPartial>& partials, float clip, const StepControl& before = {}, const LossScaling& scaling = {}) {
   TestDevice device = TestDevice::under_test(1);
-  auto* control = in_device<StepControl>(device);
-  auto* on_device = in_device<StepPartial>(device, static_cast<int64_t>(partials.size()));
-  *control = before;
-  std::copy(partials.begin(), partials.end(), on_device);
-  device->update().agree_step(control, on_device, static_cast<int>(partials.size()), clip, scaling, device.stream());
-  return *control;
+  return agreed_on(device, partials, clip, before, scaling);
 }
 
 constexpr FixedSum one = FixedSum{1} << fixed_sum_fraction_bits;
@@ -403,6 +422,33 @@ TEST(StepControl, RanksAgreeOnLossNormAndVotes) {
   EXPECT_EQ(control.loss_scale, 1);
   EXPECT_EQ(control.skip, 0);
   EXPECT_EQ(control.stop_votes, 2);
+}
+
+TEST(StepControl, ManyRanksAgreeWithTheBitsOfTheCpu) {
+  std::vector<StepPartial> partials(1000);
+  double loss_sum = 0;
+  const std::vector<float> losses = random_values(1000, "losses"), norms = random_values(1000, "norms");
+  for (size_t rank = 0; rank < partials.size(); rank++) {
+    const auto squares = static_cast<FixedSum>(std::abs(norms[rank]) * 0x1p40) * (one / 1000003 + static_cast<FixedSum>(rank));
+    partials[rank] = {.norm_squares = squares, .loss_sum = losses[rank] / 3.0, .nonfinite = 0, .stop_vote = 1};
+    loss_sum += partials[rank].loss_sum;
+  }
+  TestDevice cpu = TestDevice::cpu(1), device = TestDevice::under_test();
+  const StepControl theirs = agreed_on(cpu, partials, 1e-3f), ours = agreed_on(device, partials, 1e-3f);
+  EXPECT_EQ(ours.loss_sum, loss_sum);
+  EXPECT_EQ(ours.stop_votes, 1000);
+  EXPECT_EQ(ours.skip, 0);
+  EXPECT_EQ(ours.gradient_norm, theirs.gradient_norm);
+  EXPECT_EQ(ours.clip_scale, theirs.clip_scale);
+}
+
+TEST(StepControl, TheNormIsTheRootOfItsSquaresRoundedToNearestEven) {
+  TestDevice device = TestDevice::under_test();
+  const FixedSum odd = (FixedSum{1} << 53) + 1;  // one bit more than fp64 has
+  for (const FixedSum squares :
+       {FixedSum{0}, FixedSum{1}, odd, odd << 40, (odd << 40) + 1, (odd << 73) + 1, one, (FixedSum{1} << 126) + 1}) {
+    EXPECT_EQ(agreed_on(device, {{squares, 0, 0, 0}}, 0).gradient_norm, std::sqrt(std::ldexp(static_cast<double>(squares), -80)));
+  }
 }
 
 TEST(StepControl, ClipsOnlyNormsAboveTheLimit) {
@@ -442,8 +488,9 @@ TEST(StepControl, TheUpdateMultipliesByTheClipScaleOverTheLossScaleOfTheStepThat
 std::vector<float> loss_scales(const std::string& steps, const LossScaling& scaling) {
   StepControl control{.loss_scale = scaling.initial, .overflows_left = scaling.hysteresis};
   std::vector<float> scales;
+  TestDevice device = TestDevice::under_test(1);
   for (const char step : steps) {
-    control = agreed({{one, 1, step == 'x', 0}}, 0, control, scaling);
+    control = agreed_on(device, {{one, 1, step == 'x', 0}}, 0, control, scaling);
     scales.push_back(control.loss_scale);
   }
   return scales;
@@ -470,8 +517,8 @@ void every_op(TestDevice& device) {
   const Tensor x = device.tensor({n});
   const std::vector<UpdateSegment> segments = {{0, 100, 0.1f, {}, 0}, {300, n, 0.0f, {}, 0}};
   UpdateOps& ops = device->update();
-  auto* control = in_device<StepControl>(device);
-  auto* partial = in_device<StepPartial>(device);
+  auto* control = device.placed(StepControl{});
+  auto* partial = device.placed(StepPartial{});
   ops.begin_step(partial, 0, device.stream());
   ops.gradient_norm(partial, x, control, device.stream());
   ops.gradient_norm(partial, device.tensor({n}, DType::bf16), control, device.stream());
@@ -506,21 +553,20 @@ TEST(UpdateOps, AnUpdateIsPricedByWhatItUpdates) {
 TEST(UpdateOps, AnEmptyShardIsNoWork) {
   TestDevice device = TestDevice::under_test();
   const Tensor nothing(nullptr, DType::f32, {0});
-  auto* control = in_device<StepControl>(device);
-  *control = {.applied_steps = 1};
+  auto* control = device.placed(StepControl{.applied_steps = 1});
   const UpdateShard shard{.master = nothing, .weight = nothing, .gradient = nothing, .first = nothing, .second = nothing};
   device->update().update(UpdateRule::AdamW, shard, {}, usual_hyper, 1, control, device.stream());
-  auto* partial = in_device<StepPartial>(device);
+  auto* partial = device.placed(StepPartial{});
   device->update().gradient_norm(partial, nothing, control, device.stream());
-  EXPECT_TRUE(partial->norm_squares == 0);
+  EXPECT_TRUE(device.read(partial).norm_squares == 0);
 }
 
 TEST(UpdateOps, WrongShapesAndTypesAreInternalErrors) {
   TestDevice device = TestDevice::null();
   const Tensor x = device.tensor({64}), other = device.tensor({63}), integers = device.tensor({64}, DType::i32);
   const Tensor half = device.tensor({64}, DType::f16);
-  auto* control = in_device<StepControl>(device);
-  auto* partial = in_device<StepPartial>(device);
+  auto* control = device.placed(StepControl{});
+  auto* partial = device.placed(StepPartial{});
   Stream& stream = device.stream();
   const auto update = [&](UpdateRule rule, UpdateShard shard, std::vector<UpdateSegment> segments) {
     device->update().update(rule, shard, segments, usual_hyper, 1, control, stream);

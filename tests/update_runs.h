@@ -19,12 +19,6 @@ struct UpdateTypes {
   DType master = DType::f32, moment = DType::f32, gradient = DType::f32;
 };
 
-/// `count` values of a plain struct in device memory.
-template <class T>
-T* in_device(TestDevice& device, int64_t count = 1) {
-  return static_cast<T*>(device.tensor({count * static_cast<int64_t>(sizeof(T))}, DType::u8).data);
-}
-
 inline RandomStream rounding_of(const std::string& name) { return RandomStream(1, RandomPurpose::Rounding, name); }
 
 /// Two parameters side by side, one with decay: [0, n / 3) from its element 5, [n / 3, n) from its first one.
@@ -47,12 +41,10 @@ inline UpdateShard make_shard(TestDevice& device, UpdateRule rule, int64_t n, Up
 /// Steps with other gradients and another clip scale in each.
 inline void run_update(TestDevice& device, UpdateRule rule, UpdateShard& shard, UpdateTypes types,
                        const std::vector<UpdateSegment>& segments, int steps, UpdateHyper hyper = usual_hyper) {
-  auto* control = in_device<StepControl>(device);
-  *control = {};
+  auto* control = device.placed(StepControl{});
   const int64_t n = shard.master.elements();
   for (int t = 1; t <= steps; t++) {
-    control->applied_steps = t;
-    control->gradient_factor = 1.0f / static_cast<float>(t);
+    device.write(control, {.applied_steps = t, .gradient_factor = 1.0f / static_cast<float>(t)});
     shard.gradient = device.tensor({n}, gradient_of_step(n, t), types.gradient);
     device->update().update(rule, shard, segments, hyper, first_step + t, control, device.stream());
   }

@@ -1,6 +1,5 @@
 // The end of a step on the CPU: the exact norm, the loss, what the ranks agree on, and the update's cut between threads.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <mutex>
 
@@ -24,7 +23,7 @@ namespace {
 
 template <class T>
 double block_squares_loop(const T* block) {
-  constexpr int64_t lanes = 16;
+  constexpr int64_t lanes = norm_lanes;
   const hn::CappedTag<double, lanes> d;
   const hn::Rebind<float, decltype(d)> narrow;
   const int64_t width = static_cast<int64_t>(hn::Lanes(d));
@@ -63,30 +62,7 @@ double block_squares(const bf16_t* block) { return HWY_DYNAMIC_DISPATCH(block_sq
 
 namespace {
 
-/// 0 <= x < 2^40 in fixed point, rounded to nearest even: the 53 bits of x are shifted to where their unit is 2^-80.
-FixedSum fixed_from(double x) {
-  const uint64_t word = std::bit_cast<uint64_t>(x);
-  const FixedSum bits = (word & 0xFFFFFFFFFFFFF) | 0x10000000000000;  // x = bits 2^(exponent - 1075), exactly, unless x is far below a unit
-  const int shift = static_cast<int>(word >> 52) - 1075 + fixed_sum_fraction_bits;
-  if (shift >= 0) return bits << shift;
-  if (shift < -54) return 0;  // less than half a unit
-  const FixedSum whole = bits >> -shift, rest = bits - (whole << -shift), half = FixedSum{1} << (-shift - 1);
-  return whole + (rest > half || (rest == half && whole % 2 != 0));
-}
-
-/// A sum of non-negative fixed-point numbers that stays at the largest one when it would overflow.
-struct SaturatingSum {
-  FixedSum value = 0;
-  bool nonfinite = false;
-
-  void add(FixedSum term) {
-    if (!__builtin_add_overflow(value, term, &value)) return;
-    value = (FixedSum{1} << 126) - 1 + (FixedSum{1} << 126);
-    nonfinite = true;
-  }
-};
-
-/// Of the gradient over `loss_scale`, a power of two: the sums are divided, exactly, where the elements would be.
+/// Of the gradient over `loss_scale`.
 template <class T>
 SaturatingSum squares_of_blocks(const T* gradient, double loss_scale, int64_t n, int64_t first_block, int64_t last_block) {
   SaturatingSum sum;
@@ -100,44 +76,9 @@ SaturatingSum squares_of_blocks(const T* gradient, double loss_scale, int64_t n,
       std::copy_n(gradient + begin, elements, padded);
       squares = block_squares(padded);
     }
-    squares /= loss_scale * loss_scale;
-    if (squares < fixed_sum_limit) {
-      sum.add(fixed_from(squares));
-    } else {
-      sum.nonfinite = true;  // NaN too
-    }
+    sum.add_block(squares, loss_scale);
   }
   return sum;
-}
-
-UpdateFactors factors_of(UpdateHyper hyper, const StepControl& control) {
-  const double t = static_cast<double>(control.applied_steps), learning_rate = hyper.learning_rate;
-  const double beta1 = hyper.beta1, beta2 = hyper.beta2;
-  return {.gradient_factor = control.gradient_factor,
-          .learning_rate = hyper.learning_rate,
-          .decay = 0,
-          .beta1 = hyper.beta1,
-          .one_minus_beta1 = static_cast<float>(1 - beta1),
-          .beta2 = hyper.beta2,
-          .one_minus_beta2 = static_cast<float>(1 - beta2),
-          .m_scale = static_cast<float>(learning_rate / (1 - std::pow(beta1, t))),
-          .v_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
-          .epsilon = hyper.epsilon};
-}
-
-/// After a step that was applied or skipped.
-void adapt_loss_scale(StepControl& control, const LossScaling& scaling) {
-  float factor = 1;
-  if (control.skip) {
-    control.overflows_left = std::max(control.overflows_left - 1, 0);
-    if (control.overflows_left == 0) factor = 0.5f;
-  } else if (++control.good_steps >= scaling.growth_steps) {
-    factor = 2;
-    control.overflows_left = scaling.hysteresis;
-  }
-  if (factor == 1) return;
-  control.loss_scale = std::clamp(control.loss_scale * factor, scaling.least, scaling.most);
-  control.good_steps = 0;
 }
 
 class CpuUpdateOps : public UpdateOps {
@@ -154,8 +95,7 @@ class CpuUpdateOps : public UpdateOps {
         const int64_t from = std::max(begin, segment.begin), to = std::min(end, segment.end);
         if (from >= to) continue;
         UpdateFactors factors = common;
-        factors.decay =
-            rule == UpdateRule::AdamW ? static_cast<float>(static_cast<double>(hyper.learning_rate) * segment.decay) : segment.decay;
+        factors.decay = decay_of(rule, hyper, segment.decay);
         update_range(rule, shard, from, to, factors, segment.rounding.at(static_cast<uint64_t>(step)),
                      segment.first + from - segment.begin);
       }
@@ -171,8 +111,7 @@ class CpuUpdateOps : public UpdateOps {
                                      ? squares_of_blocks(gradient.as<bf16_t>(), control->loss_scale, n, begin, end)
                                      : squares_of_blocks(gradient.as<float>(), control->loss_scale, n, begin, end);
       const std::lock_guard lock(mutex);
-      total.add(part.value);
-      total.nonfinite |= part.nonfinite;
+      total.add(part);
     });
     partial->norm_squares = total.value;
     partial->nonfinite = total.nonfinite;
@@ -191,29 +130,11 @@ class CpuUpdateOps : public UpdateOps {
     partial->stop_vote = stop_vote;
   }
 
-  /// On a skipped step the norm counts only the blocks that were finite.
   void do_agree_step(StepControl* control, const StepPartial* partials, int ranks, float clip, const LossScaling& scaling,
                      Stream&) override {
-    SaturatingSum squares;
-    double loss_sum = 0;
-    int32_t stop_votes = 0;
-    for (int rank = 0; rank < ranks; rank++) {
-      squares.add(partials[rank].norm_squares);
-      squares.nonfinite |= partials[rank].nonfinite != 0;
-      loss_sum += partials[rank].loss_sum;
-      stop_votes += partials[rank].stop_vote;
-    }
-    const double norm = std::sqrt(std::ldexp(static_cast<double>(squares.value), -fixed_sum_fraction_bits));
-    control->skip = squares.nonfinite || !std::isfinite(loss_sum);
-    control->skipped_in_a_row = control->skip ? control->skipped_in_a_row + 1 : 0;
-    control->applied_steps += !control->skip;
-    control->step++;
-    control->loss_sum = loss_sum;
-    control->gradient_norm = norm;
-    control->clip_scale = clip > 0 && norm > clip ? static_cast<float>(clip / norm) : 1.0f;
-    control->gradient_factor = control->clip_scale / control->loss_scale;
-    control->stop_votes = stop_votes;
-    if (scaling.dynamic) adapt_loss_scale(*control, scaling);
+    StepAgreement agreement;
+    for (int rank = 0; rank < ranks; rank++) agreement.add(partials[rank]);
+    agreement.finish(*control, clip, scaling);
   }
 
   int threads_;

@@ -28,6 +28,12 @@ std::unique_ptr<ElementwiseOps> make_cuda_elementwise_ops(const CudaContext& con
 std::unique_ptr<LossOps> make_cuda_loss_ops(const CudaContext& context);
 std::unique_ptr<UpdateOps> make_cuda_update_ops(const CudaContext& context);
 
+namespace cuda {
+/// UpdateOps::update (update_rules.cu).
+void enqueue_update(UpdateRule rule, const UpdateShard& shard, std::span<const UpdateSegment> segments, UpdateHyper hyper, int64_t step,
+                    const StepControl* control, int multiprocessors, cudaStream_t stream);
+}  // namespace cuda
+
 /// All of them.
 struct CudaOps {
   std::unique_ptr<MatmulOps> matmul;

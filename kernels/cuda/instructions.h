@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -40,6 +41,17 @@ __device__ __forceinline__ void wait_for_copies() {
   ::cuda_emulation::copy_async_wait(groups_left);
 #else
   asm volatile("cp.async.wait_group %0;" ::"n"(groups_left) : "memory");
+#endif
+}
+
+/// 2^x to 2 units in the last place; what is below 2^-126 becomes 0.                                              PTX ISA, ex2.approx.ftz
+__device__ __forceinline__ float exp2_approximate(float x) {
+#ifdef TESSERA_CUDA_EMULATION
+  return x < -126.0f ? 0.0f : std::exp2(x);
+#else
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
 #endif
 }
 
