@@ -1,6 +1,8 @@
 # What the module is made of: for a GPU, and for the emulation that tests it without one.
 set(cuda_sources
   check.cpp cuda_device.cpp cuda_module.cpp cuda_ops.cpp cuda_queue.cpp
+  activations.cu elementwise.cu elementwise_ops.cpp embedding.cu rotary.cu
   loss.cu
+  norm_backward_input.cu norm_backward_weight.cu norm_forward.cu norm_ops.cpp
   step_end.cu update_rules.cu)
 list(TRANSFORM cuda_sources PREPEND ${CMAKE_CURRENT_LIST_DIR}/)

@@ -1,5 +1,5 @@
 #pragma once
-// From a tensor's dtype to the types of kernels.
+// From a tensor's dtype to the type that kernels are compiled for.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -22,7 +22,15 @@ auto with_storage(DType dtype, Body&& body) {
   }
 }
 
-/// The elements of a tensor whose dtype with_storage has seen.
+/// The same with float* or __nv_bfloat16*, the types of gradients.
+template <class Body>
+auto with_gradient_storage(DType dtype, Body&& body) {
+  if (dtype == DType::bf16) return body(static_cast<__nv_bfloat16*>(nullptr));
+  invariant(dtype == DType::f32, "an op got a gradient that is neither fp32 nor bf16");
+  return body(static_cast<float*>(nullptr));
+}
+
+/// The elements of a tensor whose dtype with_storage has seen; null for an empty one.
 template <class T>
 T* elements_of(const Tensor& tensor) {
   return static_cast<T*>(tensor.data);
