@@ -2,14 +2,14 @@
 
 namespace tessera {
 
-/// One line a family, as its bodies come: `.matmul = make_cuda_matmul_ops(context)`. A device is opened when all are there.
+/// One line a family. A device is opened when all are there.
 CudaOps make_cuda_ops(const CudaContext& context) {
-  CudaOps ops;
-  ops.norm = make_cuda_norm_ops(context);
-  ops.elementwise = make_cuda_elementwise_ops(context);
-  ops.loss = make_cuda_loss_ops(context);
-  ops.update = make_cuda_update_ops(context);
-  return ops;
+  return {.matmul = make_cuda_matmul_ops(context),
+          .attention = make_cuda_attention_ops(context),
+          .norm = make_cuda_norm_ops(context),
+          .elementwise = make_cuda_elementwise_ops(context),
+          .loss = make_cuda_loss_ops(context),
+          .update = make_cuda_update_ops(context)};
 }
 
 }  // namespace tessera

@@ -5,7 +5,7 @@
 
 namespace cuda_emulation {
 
-constexpr unsigned block_threads_max = 1024, copies_in_flight_max = 64;
+constexpr unsigned block_threads_max = 1024, copies_in_flight_max = 256;
 
 enum class ThreadState : unsigned char { Fresh, Ready, AtBarrier, InCollective, Left };
 
