@@ -20,7 +20,8 @@ class CudaElementwiseOps final : public ElementwiseOps {
   void do_copy(Tensor to, Tensor from, Stream& stream) override {
     const auto bytes = static_cast<size_t>(from.bytes());
     if (bytes == 0 || to.data == from.data) return;
-    check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDeviceToDevice, cuda_stream(stream)), "cudaMemcpyAsync");
+    // Either may be pinned memory of the host: a step's control is published so.
+    check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDefault, cuda_stream(stream)), "cudaMemcpyAsync");
   }
 
   void do_cast(Tensor to, Tensor from, float factor, Stream& stream) override { cuda::cast(to, from, factor, cuda_stream(stream)); }
