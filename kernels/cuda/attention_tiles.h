@@ -76,11 +76,11 @@ __device__ __forceinline__ void begin_tile(T* tile, const HeadRows<Element>& fro
   }
 }
 
-/// Rows [first, first + 16) of a head = factors[row's half] * sums, through the warp's own rows of a tile, so that whole rows are written.
+/// Rows [first, first + 16) of a head = factors[row's half] * sums, through the warp's own rows of a tile, which
+/// nobody reads any more, so that whole rows are written.
 template <class Tile, class T, int N>
 __device__ __forceinline__ void store_rows(const HeadRows<T>& to, int64_t first, int first_column, T* tile, const float (&sums)[N][4],
                                            const float (&factors)[2]) {
-  __syncwarp();  // other lanes have read what is overwritten
 #pragma unroll
   for (int j = 0; j < N; j++) {
 #pragma unroll

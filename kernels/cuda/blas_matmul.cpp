@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -83,7 +84,8 @@ struct BlasMatmul::Plan {
     set(how, CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (key.biased) {
       set(how, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(this));  // until a call names the real one; nothing is read
+      // Until a call names the real one, an address that is aligned alike: nothing is read.
+      set(how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, uintptr_t{key.c_alignment});
     }
     describe(a, key.of_factors, key.transpose_a ? key.k : key.m, key.transpose_a ? key.m : key.k, key.a_stride);
     describe(b, key.of_factors, key.transpose_b ? key.n : key.k, key.transpose_b ? key.k : key.n, key.b_stride);
@@ -104,6 +106,8 @@ struct BlasMatmul::Plan {
     set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle, how, b, a, c, c, preference, most_algorithms, algorithms.data(), &count);
+    const auto usable = [](const cublasLtMatmulHeuristicResult_t& result) { return result.state == CUBLAS_STATUS_SUCCESS; };
+    count = static_cast<int>(std::stable_partition(algorithms.begin(), algorithms.begin() + count, usable) - algorithms.begin());
     if (status == CUBLAS_STATUS_SUCCESS && count > 0) return;
     throw InternalError(fmt::format("cuBLASLt has no algorithm for [{}, {}] = [{}, {}] x [{}, {}]: cuBLAS status {}", key.m, key.n, key.m,
                                     key.k, key.k, key.n, static_cast<int>(status)));

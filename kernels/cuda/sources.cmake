@@ -2,7 +2,7 @@
 set(cuda_sources
   check.cpp cuda_device.cpp cuda_module.cpp cuda_ops.cpp cuda_queue.cpp
   activations.cu elementwise.cu elementwise_ops.cpp embedding.cu rotary.cu
-  attention.cpp attention_bf16.cu attention_fp16.cu attention_fp32.cu
+  attention.cu attention_bf16.cu attention_fp16.cu attention_fp32.cu
   blas_matmul.cpp matmul.cpp matmul_loops.cu
   loss.cu
   norm_backward_input.cu norm_backward_weight.cu norm_forward.cu norm_ops.cpp
