@@ -19,7 +19,11 @@ namespace tessera {
 namespace cuda {
 namespace {
 
-constexpr int group = 8, threads_max = 512;
+constexpr int group = 8;
+/// With 64 registers for each of 1024 threads: two rows on a multiprocessor, or a long one, which has its shared memory to itself. The
+/// choice follows V, and not the type, because it decides the order of the sums.
+constexpr int threads_of_a_row = 512, threads_of_a_long_row = 1024;
+constexpr int64_t long_row = 65536;
 
 /// Eight neighbouring logits as they are stored.
 template <class T>
@@ -119,7 +123,7 @@ constexpr int groups_ahead = 4 / Group<T>::packs;
 /// logits [R, V] with `stride` elements between rows, losses [R], targets [R]. `factor`, times the control's loss scale, multiplies the
 /// gradient, which overwrites the logits; without `gradient` they stay.
 template <class T, bool aligned, bool gradient>
-__global__ void __launch_bounds__(threads_max, 2)
+__global__ void __launch_bounds__(threads_of_a_long_row)
     cross_entropy_kernel(float* losses, T* logits, const int32_t* targets, int64_t R, int V, int64_t stride, float factor,
                          const StepControl* control, int kept_groups) {
   const int groups = (V + group - 1) / group, threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
@@ -202,8 +206,9 @@ class CudaLossOps final : public LossOps {
     invariant(V <= 1 << 30, "cross_entropy: a row has more than 2^30 logits");
     with_storage(logits.dtype, [&]<class T>(T*) {
       const int64_t kept = gradient ? groups_kept(groups, group * static_cast<int64_t>(sizeof(T))) : 0;
-      const int64_t warps = std::min<int64_t>(threads_max / warp_lanes, (groups + warp_lanes - 1) / warp_lanes);
-      const LaunchShape shape(static_cast<unsigned>(std::min(R, int64_t{1} << 30)), static_cast<unsigned>(warps * warp_lanes),
+      const int64_t most = V <= long_row ? threads_of_a_row : threads_of_a_long_row;
+      const int64_t threads = std::min(most, (groups + warp_lanes - 1) / warp_lanes * warp_lanes);
+      const LaunchShape shape(static_cast<unsigned>(std::min(R, int64_t{1} << 30)), static_cast<unsigned>(threads),
                               static_cast<size_t>(kept * group) * sizeof(T));
       const auto kernel = is_packed(logits.data, stride * static_cast<int64_t>(sizeof(T))) ? &cross_entropy_kernel<T, true, gradient>
                                                                                            : &cross_entropy_kernel<T, false, gradient>;

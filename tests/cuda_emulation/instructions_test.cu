@@ -113,5 +113,27 @@ TEST(Instructions, CopiesThatAreNotValidGiveZerosAndReadNothing) {
   for (size_t i = 0; i < 16; i++) EXPECT_EQ(words[i], i < 12 ? 7u : 0u);
 }
 
+__global__ void exp2_kernel(float* out, const float* in) { out[threadIdx.x] = exp2_approximate(in[threadIdx.x]); }
+
+TEST(Instructions, PowersOfTwoAreRightToTwoUnitsAndSmallOnesAreZero) {
+  const TestStream stream;
+  std::vector<float> in = random_floats(128, 1);
+  for (float& x : in) x *= 40;
+  in[0] = 0, in[1] = -126, in[2] = -126.01f, in[3] = -1000, in[4] = -INFINITY, in[5] = INFINITY, in[6] = NAN;
+  const DeviceVector<float> on_device(in), out(in.size());
+  launch(exp2_kernel, {1, 128}, stream, out.data(), on_device.data());
+  const std::vector<float> powers = out.values();
+  EXPECT_EQ(powers[0], 1);
+  EXPECT_EQ(powers[1], 0x1p-126f);
+  for (const int i : {2, 3, 4}) EXPECT_EQ(powers[static_cast<size_t>(i)], 0) << i;
+  EXPECT_EQ(powers[5], INFINITY);
+  EXPECT_TRUE(std::isnan(powers[6]));
+  for (size_t i = 7; i < in.size(); i++) {
+    if (in[i] < -125 || in[i] > 127) continue;
+    const double exact = std::exp2(static_cast<double>(in[i]));
+    EXPECT_NEAR(powers[i], exact, exact * 0x1p-22) << in[i];
+  }
+}
+
 }  // namespace
 }  // namespace tessera::cuda
