@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "engine/accounts.h"
+#include "kernels/cpu/storage.h"
 
 namespace tessera {
 
@@ -50,8 +51,9 @@ double fastest(Device& device, const std::function<void(Stream&)>& call) {
   return best;
 }
 
-/// Tensors in an arena of their own: the ceilings are measured beside the run, on pages like its own. All hold numbers other than zero:
-/// pages never written are one page of zeros, which stays in the caches, and some processors write zeros at twice the speed.
+/// Tensors in an arena of their own: the ceilings are measured beside the run, on pages like its own. All hold random numbers. Zeros are
+/// faster than any run: pages never written are one page of zeros, which stays in the caches, some processors write zeros at twice the
+/// speed, and a GPU whose bits do not change keeps a higher clock.
 class Buffers {
  public:
   Buffers(Device& device, int64_t bytes) : device_(device) {
@@ -61,11 +63,25 @@ class Buffers {
   }
   Tensor take(DType dtype, Shape shape) {
     const Tensor tensor = arena_->permanent(dtype, shape, MemoryCategory::Scratch);
-    device_.fill({static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())}, 0x3C);  // about 0.01; 1 in fp16
+    with_storage(dtype, [&]<class T>(T*) { fill<T>(tensor); });
     return tensor;
   }
 
  private:
+  /// Normal numbers, drawn for the beginning and doubled from there.
+  template <class T>
+  void fill(const Tensor& tensor) {
+    const RandomStream stream(7, RandomPurpose::Sample, "ceilings");
+    std::vector<T> drawn(static_cast<size_t>(std::min<int64_t>(tensor.elements(), 1 << 18)));
+    for (size_t i = 0; i < drawn.size(); i++) drawn[i] = static_cast<T>(stream.normal(i));
+    int64_t bytes = std::ssize(drawn) * static_cast<int64_t>(sizeof(T));
+    Stream& compute = device_.compute();
+    auto* data = static_cast<std::byte*>(tensor.data);
+    compute.copy_bytes(data, drawn.data(), bytes);
+    for (; bytes < tensor.bytes(); bytes *= 2) compute.copy_bytes(data + bytes, data, std::min(bytes, tensor.bytes() - bytes));
+    compute.finish();
+  }
+
   Device& device_;
   std::unique_ptr<Arena> arena_;
 };
@@ -90,16 +106,24 @@ double matmul_ceiling(Trainer& trainer, const std::vector<OpCost>& ops) {
   return largest->flops / seconds;
 }
 
+/// Of each array whose traffic is the bandwidth's measure, several times the last cache: 192 MiB, or 8 MiB for each multiprocessor of a GPU,
+/// none of which has 1 MiB of L2 for one (H200: 60 MB for 132).
+int64_t streamed_elements(const DeviceTraits& traits) {
+  const int64_t bytes = traits.multiprocessors > 0 ? int64_t{8} * traits.multiprocessors : 192;
+  return (bytes << 20) / bytes_of(DType::f32);
+}
+
 double bandwidth_ceiling(Trainer& trainer) {
-  constexpr int64_t elements = int64_t{48} << 20;  // 192 MiB each
   Device& device = trainer.device();
+  const int64_t elements = streamed_elements(device.traits());
   Buffers buffers(device, 2 * 4 * elements);
   const Tensor a = buffers.take(DType::f32, {elements}), b = buffers.take(DType::f32, {elements});
   ElementwiseOps& ops = device.elementwise();
   const double copy = fastest(device, [&](Stream&stream) { ops.copy(a, b, stream); }),
                scale = fastest(device, [&](Stream&stream) { ops.cast(a, a, 1.0f, stream); }),
                add = fastest(device, [&](Stream&stream) { ops.add(a, a, b, stream); });
-  return std::max({2 * 4.0 * elements / copy, 2 * 4.0 * elements / scale, 3 * 4.0 * elements / add});
+  const double array_bytes = 4.0 * static_cast<double>(elements);
+  return std::max({2 * array_bytes / copy, 2 * array_bytes / scale, 3 * array_bytes / add});
 }
 
 using OpKey = std::tuple<OpKind, std::array<int64_t, 5>, DType, Phase>;
@@ -130,31 +154,69 @@ std::vector<OpCost> costs_of(const std::vector<Trace>& steps) {
   return sorted;
 }
 
+/// Steps that were run, and the time they took.
+struct TimedSteps {
+  std::vector<Trace> traces;
+  double step_seconds = 0, outside_seconds = 0, total_seconds = 0;
+};
+
+constexpr int64_t warm_up_steps = 3, least_steps = 3;
+
+/// Ops run inline: each step is timed for itself, and medians leave out what else the machine did.
+TimedSteps inline_steps(Trainer& trainer, const BatchSource& samples, double seconds) {
+  Stream& stream = trainer.device().compute();
+  TimedSteps timed;
+  std::vector<double> times;
+  for (int64_t step = warm_up_steps; std::ssize(times) < least_steps || timed.total_seconds < seconds; step++) {
+    stream.set_trace(&timed.traces.emplace_back());
+    const double start = steady_seconds();
+    trainer.train_step(step, &samples, false);
+    const double elapsed = steady_seconds() - start;
+    stream.set_trace(nullptr);
+    times.push_back(elapsed), timed.total_seconds += elapsed;
+  }
+  timed.step_seconds = median(times);
+  timed.outside_seconds = seconds_outside_ops(timed.traces, times);
+  return timed;
+}
+
+/// Ops are enqueued: as in training the host is up to two steps ahead, so that steps overlap and only all of them together have a time.
+TimedSteps enqueued_steps(Trainer& trainer, const BatchSource& samples, double seconds) {
+  Stream& stream = trainer.device().compute();
+  Trace all;
+  int64_t steps = 0;
+  stream.set_trace(&all);
+  const double start = steady_seconds();
+  for (; steps < least_steps || steady_seconds() - start < seconds; steps++) {
+    if (steps >= 2) trainer.control(warm_up_steps + steps - 2);
+    trainer.train_step(warm_up_steps + steps, &samples, false);
+  }
+  trainer.device().finish();
+  TimedSteps timed{.total_seconds = steady_seconds() - start};
+  stream.set_trace(nullptr);
+  const auto ops = std::ssize(all) / steps;
+  invariant(ops * steps == std::ssize(all), "every step runs the same ops");
+  for (int64_t step = 0; step < steps; step++) timed.traces.emplace_back(all.begin() + step * ops, all.begin() + (step + 1) * ops);
+  double inside = 0;
+  for (const TraceEntry& entry : all) inside += entry.seconds;
+  timed.step_seconds = timed.total_seconds / static_cast<double>(steps);
+  timed.outside_seconds = (timed.total_seconds - inside) / static_cast<double>(steps);
+  return timed;
+}
+
 }  // namespace
 
 StepBench bench_step(Trainer& trainer, double seconds) {
-  constexpr int64_t warm_up = 3, least_steps = 3;
   const RandomSamples samples(trainer.run().model.vocab);
-  Stream& stream = trainer.device().compute();
-  std::vector<Trace> traces;
-  std::vector<double> times;
-  double total = 0;
+  Device& device = trainer.device();
   trainer.initialize();
-  for (int64_t step = 0; step < warm_up + least_steps || total < seconds; step++) {
-    const bool timed = step >= warm_up;
-    if (step == warm_up) stream.profile() = {};
-    if (timed) stream.set_trace(&traces.emplace_back());
-    const double start = steady_seconds();
-    trainer.train_step(step, &samples, false);
-    trainer.device().finish();
-    const double elapsed = steady_seconds() - start;
-    stream.set_trace(nullptr);
-    if (timed) times.push_back(elapsed), total += elapsed;
-  }
-  StepBench bench{.steps = static_cast<int64_t>(times.size()), .step_seconds = median(times)};
-  bench.waterfall = waterfall_of(stream.profile(), bench.steps, total, 0);
-  bench.ops = costs_of(traces);
-  bench.outside_seconds = seconds_outside_ops(traces, times);
+  for (int64_t step = 0; step < warm_up_steps; step++) trainer.train_step(step, &samples, false);
+  device.finish();
+  device.compute().profile() = {};
+  const TimedSteps timed = (device.compute().queue() ? enqueued_steps : inline_steps)(trainer, samples, seconds);
+  StepBench bench{.steps = std::ssize(timed.traces), .step_seconds = timed.step_seconds, .outside_seconds = timed.outside_seconds};
+  bench.waterfall = waterfall_of(device.compute().profile(), bench.steps, timed.total_seconds, 0);
+  bench.ops = costs_of(timed.traces);
   bench.ceilings = {.matmul_flops_per_second = matmul_ceiling(trainer, bench.ops), .bytes_per_second = bandwidth_ceiling(trainer)};
   for (OpCost& op : bench.ops) op.floor_seconds = floor_seconds(op.info, bench.ceilings) * static_cast<double>(op.calls);
   return bench;

@@ -31,9 +31,9 @@ double seconds_outside_ops(std::span<const Trace> steps, std::span<const double>
 /// A training step measured, beside what the machine's ceilings allow.
 struct StepBench {
   int64_t steps = 0;
-  double step_seconds = 0;     // median
+  double step_seconds = 0;     // median; the mean where ops are enqueued and steps overlap
   Waterfall waterfall;         // mean
-  double outside_seconds = 0;  // median
+  double outside_seconds = 0;  // as step_seconds
   Ceilings ceilings;
   std::vector<OpCost> ops;  // the longest first
 

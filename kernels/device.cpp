@@ -217,9 +217,14 @@ std::unique_ptr<Device> Device::real(DeviceKind kind, int rank, int threads) {
 std::unique_ptr<Device> Device::null(DeviceTraits imitated) { return std::make_unique<NullDevice>(std::move(imitated)); }
 
 double measured_matmul_flops_per_second(Device& device, DType dtype) {
-  // Small matrices do not keep many threads, or a GPU, busy; large ones take too long on few.
-  const bool gpu = device.traits().gpu >= 0;
-  const int64_t smallest = gpu ? 4096 : 512, largest = gpu ? 8192 : 2048;
+  // Small matrices do not keep many threads busy; large ones take too long on few. On a GPU: four tiles of 128 x 128 for a multiprocessor at
+  // least, 4096 x 4096 on 132 of them.
+  const int64_t multiprocessors = device.traits().multiprocessors;
+  int64_t smallest = 512, largest = 2048;
+  if (multiprocessors > 0) {
+    for (smallest = 128; smallest * smallest < 4 * 128 * 128 * multiprocessors;) smallest *= 2;
+    largest = 2 * smallest;
+  }
   double best = 0;
   const double start = steady_seconds();
   for (int64_t n = smallest; n <= largest && steady_seconds() - start < 0.1; n *= 2) {

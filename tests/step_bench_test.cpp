@@ -4,13 +4,16 @@
 
 #include "engine/dry_run.h"
 #include "parallel/host_group.h"
+#include "tests/op_test.h"
 #include "tests/tiny_run.h"
 
 namespace tessera {
 
 TEST(StepBench, CountsEveryOpOfAStepWithTheDryRunsPrices) {
-  const ResolvedRun run = resolve_tiny({.sets = {"precision.compute=bf16"}, .steps = 10});
-  const auto device = Device::cpu(1);
+  const DeviceKind kind = op_test::kind_under_test();
+  const ResolvedRun run =
+      resolve_tiny({.sets = {"model.layers=2", "model.hidden=16", "model.heads=2", "precision.compute=bf16"}, .device = kind});
+  const auto device = Device::real(kind, 0, 1);
   device->reserve(dry_run(run, 0, device->traits()).size);
   const auto host = make_self_group();
   Mesh mesh(run.layout, *host);

@@ -36,6 +36,12 @@ struct Measured {
   StepBench bench;
   double tokens_per_second() const { return static_cast<double>(run.tokens_per_step()) / bench.step_seconds; }
   double floor_share() const { return bench.floor_seconds() / bench.step_seconds; }
+  /// "2 threads" that compute, or "132 multiprocessors".
+  std::string units() const {
+    const bool gpu = device.multiprocessors > 0;
+    const int count = gpu ? device.multiprocessors : run.threads;
+    return fmt::format("{} {}{}", count, gpu ? "multiprocessor" : "thread", count == 1 ? "" : "s");
+  }
 };
 
 Measured measure(const BenchArguments& arguments) {
@@ -59,10 +65,17 @@ Measured measure(const BenchArguments& arguments) {
   return measured;
 }
 
-double mfu_of(const Measured& measured) {
+double mfu_of(const Measured& measured, double peak_flops) {
   UtilizationInput input = utilization_input(measured.run);
-  input.seconds = measured.bench.step_seconds, input.peak_flops = measured.bench.ceilings.matmul_flops_per_second;
+  input.seconds = measured.bench.step_seconds, input.peak_flops = peak_flops;
   return utilization(Convention::Causal, input).mfu().value_or(0);
+}
+double mfu_of(const Measured& measured) { return mfu_of(measured, measured.bench.ceilings.matmul_flops_per_second); }
+
+/// Of the manufacturer's figure, where there is one.
+std::optional<double> nominal_mfu_of(const Measured& measured) {
+  const auto nominal = nominal_peak_flops(measured.device.name, measured.run.precision.compute);
+  return nominal ? std::optional(mfu_of(measured, *nominal)) : std::nullopt;
 }
 
 std::string shape_text(const OpInfo& info) {
@@ -110,15 +123,18 @@ Json to_json(const OpCost& op, const TuningTable& tuning) {
 Json to_json(const Measured& measured) {
   Json ops = Json::array();
   for (const OpCost& op : measured.bench.ops) ops.push_back(to_json(op, measured.tuning));
+  const std::optional<double> nominal = nominal_mfu_of(measured);
   return {{"device", measured.device.name},
           {"isa", measured.device.isa},
           {"threads", measured.run.threads},
+          {"multiprocessors", measured.device.multiprocessors},
           {"dtype", name_of(measured.run.precision.compute)},
           {"steps", measured.bench.steps},
           {"step_seconds", measured.bench.step_seconds},
           {"outside_seconds", measured.bench.outside_seconds},
           {"tokens_per_second", measured.tokens_per_second()},
           {"mfu", mfu_of(measured)},
+          {"nominal_mfu", nominal ? Json(*nominal) : Json()},
           {"matmul_flops_per_second", measured.bench.ceilings.matmul_flops_per_second},
           {"bytes_per_second", measured.bench.ceilings.bytes_per_second},
           {"floor_seconds", measured.bench.floor_seconds()},
@@ -129,10 +145,9 @@ Json to_json(const Measured& measured) {
 
 void print_heading(const Measured& measured) {
   const ModelSpec& model = measured.run.model;
-  fmt::print("{}, {}, {} thread{}, {}: {} {} layers, hidden {}, {} heads, vocabulary {}; {} x {} tokens\n", measured.device.name,
-             measured.device.isa, measured.run.threads, measured.run.threads == 1 ? "" : "s", name_of(measured.run.precision.compute),
-             model.architecture, model.layers, model.hidden, model.heads, model.vocab, measured.run.layout.batch_size,
-             measured.run.micro_batch.T);
+  fmt::print("{}, {}, {}, {}: {} {} layers, hidden {}, {} heads, vocabulary {}; {} x {} tokens\n", measured.device.name,
+             measured.device.isa, measured.units(), name_of(measured.run.precision.compute), model.architecture, model.layers, model.hidden,
+             model.heads, model.vocab, measured.run.layout.batch_size, measured.run.micro_batch.T);
   fmt::print("ceilings: {} in the largest matmul, {} of memory\n", format_rate(measured.bench.ceilings.matmul_flops_per_second, "FLOP"),
              format_rate(measured.bench.ceilings.bytes_per_second, "B"));
 }
@@ -141,8 +156,10 @@ void bench_steps(const BenchArguments& arguments) {
   const Measured measured = measure(arguments);
   if (arguments.json) return void(std::puts(to_json(measured).dump(1).c_str()));
   print_heading(measured);
-  fmt::print("{:.0f} tokens/s, {} a step (median of {}), MFU {:.1f}% of that matmul, floor {}: achieved / floor {:.2f}\n\n",
-             measured.tokens_per_second(), format_seconds(measured.bench.step_seconds), measured.bench.steps, 100 * mfu_of(measured),
+  const std::optional<double> nominal = nominal_mfu_of(measured);
+  fmt::print("{:.0f} tokens/s, {} a step ({} of {}), MFU {:.1f}% of that matmul{}, floor {}: achieved / floor {:.2f}\n\n",
+             measured.tokens_per_second(), format_seconds(measured.bench.step_seconds), measured.device.host_memory ? "median" : "mean",
+             measured.bench.steps, 100 * mfu_of(measured), nominal ? fmt::format(", {:.1f}% of the nominal peak", 100 * *nominal) : "",
              format_seconds(measured.bench.floor_seconds()), measured.floor_share());
   std::map<std::string, std::pair<double, double>> kinds;  // seconds, floor
   for (const OpCost& op : measured.bench.ops) {

@@ -163,6 +163,7 @@ fi
 heading "quickstart"
 counted quickstart unittest tests/quickstart_test.py
 counted command unittest tests/command_test.py
+counted gpu-check unittest tests/gpu_check_test.py
 
 heading "address and undefined behaviour"
 export ASAN_OPTIONS=strict_string_checks=1:detect_stack_use_after_return=1
