@@ -132,7 +132,7 @@ struct PrecisionConfig {
 
 struct ParallelConfig {
   int64_t pp = 1, dp = 0, cp = 1, tp = 1, zero = 0, threads = 0;
-  std::string schedule = "1f1b";
+  std::string schedule = "1f1b", communicator = "threads";
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("pp", self.pp, between(1, most_ranks), "pipeline stages");
@@ -141,6 +141,8 @@ struct ParallelConfig {
     visit("tp", self.tp, between(1, 1), "tensor parallelism");
     visit("zero", self.zero, between(0, 1), "ZeRO stage: 0 everything on each replica, 1 optimizer states sharded over dp");
     visit("schedule", self.schedule, one_of({"gpipe", "1f1b"}), "order of the micro-batches in a pipeline");
+    visit("communicator", self.communicator, one_of({"auto", "threads", "nccl"}),
+          "what moves data between ranks; nccl: not yet for a pipeline of replicas; auto: nccl where each rank has a GPU of its own");
     visit("threads", self.threads, between(0, most_threads), "threads of each rank; 0: cores / ranks of this machine");
   }
 };

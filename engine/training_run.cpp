@@ -18,6 +18,7 @@
 #include "engine/dry_run.h"
 #include "engine/shared_memory.h"
 #include "engine/tuning.h"
+#include "parallel/nccl_group.h"
 #include "report/json_file.h"
 #include "report/live_line.h"
 #include "report/metrics.h"
@@ -76,6 +77,7 @@ class TrainingRun {
   RunFiles files_;
   DryRun dry_;
   std::unique_ptr<Device> device_;
+  std::unique_ptr<HostGroup> nccl_;  // nullptr: host_'s own communicators
   std::unique_ptr<Mesh> mesh_;
   std::unique_ptr<Trainer> trainer_;
   CheckpointStore store_;
@@ -129,12 +131,14 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
       files_(options.run_dir),
       store_(files_.checkpoints, run.config.checkpoint.keep, host, host.rank() == 0 ? &messages : nullptr) {
   device_ = Device::real(options.device, host.rank(), run.threads);
+  nccl_ = make_nccl_group(host, device_->traits().gpu, communicator_of(run.config.parallel.communicator));
   dry_ = dry_run(run, host.rank(), device_->traits(), true);
   expect_all_fit(dry_, *device_, host);  // nobody allocates before everybody has looked
   // All ranks at once, as in a step: ranks that share cores share the peak.
   const Peak peak = peak_of(run, device_->traits(), host.rank());
   peak_name_ = peak.name;
   for (const std::string& flops : host.gather(fmt::format("{}", peak.flops_per_second))) peak_flops_ += std::stod(flops) / host.size();
+  mesh_ = std::make_unique<Mesh>(run.layout, nccl_ ? *nccl_ : host);  // its libraries' memory counts as theirs
   before_arena_ = {resident_memory_bytes(), heap_bytes()};
   host.barrier();  // nobody reserves before everybody has looked
   if (const auto in_use = device_->memory_in_use()) library_bytes_ = in_use->used_bytes - in_use->context_bytes;
@@ -144,7 +148,6 @@ TrainingRun::TrainingRun(const ResolvedRun& run, const RunData& data, const Trai
   if (const auto in_use = device_->memory_in_use()) reserved_bytes_ = in_use->used_bytes - in_use->context_bytes - library_bytes_;
   tuning_ = tune(run, dry_.trace, saved_tuning(), *device_, host, messages);
   dry_.trace = {};
-  mesh_ = std::make_unique<Mesh>(run.layout, host);
   trainer_ = std::make_unique<Trainer>(run, *device_, *mesh_);
 }
 

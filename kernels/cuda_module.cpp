@@ -30,7 +30,8 @@ std::string readable(std::string error) {
 CudaModuleLoad open_named_or_beside_this_library() {
   if (const char* named = std::getenv("TESSERA_CUDA_MODULE")) return open_cuda_module(named);
   const std::filesystem::path path = own_folder() / file_name;
-  if (!std::filesystem::exists(path)) return {.module = nullptr, .why_not = "built without CUDA (TESSERA_CUDA, cmake/README.md)"};
+  if (!std::filesystem::exists(path))
+    return {.module = nullptr, .why_not = "built without CUDA (TESSERA_CUDA, cmake/README.md)", .library = nullptr};
   return open_cuda_module(path.string());
 }
 
@@ -38,12 +39,14 @@ CudaModuleLoad open_named_or_beside_this_library() {
 
 CudaModuleLoad open_cuda_module(const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) return {.module = nullptr, .why_not = readable(dlerror())};
+  if (!library) return {.module = nullptr, .why_not = readable(dlerror()), .library = nullptr};
   using Entry = const CudaModule* (*)();
   const auto entry = reinterpret_cast<Entry>(dlsym(library, "tessera_cuda_module"));
-  if (!entry) return {.module = nullptr, .why_not = readable(dlerror())};
-  return {.module = entry(), .why_not = {}};
+  if (!entry) return {.module = nullptr, .why_not = readable(dlerror()), .library = nullptr};
+  return {.module = entry(), .why_not = {}, .library = library};
 }
+
+void* CudaModuleLoad::function(const char* name) const { return library ? dlsym(library, name) : nullptr; }
 
 const CudaModuleLoad& cuda_module() {
   static const CudaModuleLoad load = open_named_or_beside_this_library();

@@ -21,7 +21,7 @@ struct GpuInfo {
 class CudaModule {
  public:
   virtual ~CudaModule() = default;
-  /// Name and version of each component: driver, toolkit, cuBLAS, cuDNN, NCCL; or why one is missing.
+  /// Name and version of each component: driver, toolkit, cuBLAS, cuDNN; or why one is missing. NCCL is parallel/'s (nccl_group.h).
   virtual std::vector<std::pair<std::string, std::string>> versions() const = 0;
   /// Those that can be used. None: `why_not` says the reason.
   virtual std::vector<GpuInfo> gpus(std::string& why_not) const = 0;
@@ -34,6 +34,9 @@ class CudaModule {
 struct CudaModuleLoad {
   const CudaModule* module = nullptr;
   std::string why_not;
+  void* library = nullptr;
+  /// A C function of the module's; nullptr when there is none.
+  void* function(const char* name) const;
 };
 const CudaModuleLoad& cuda_module();
 /// How many GPUs can be used, one at least: ConfigError with the reason where there is none.

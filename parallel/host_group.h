@@ -4,9 +4,15 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "parallel/comm.h"
 
 namespace tessera {
+
+/// What follows from another rank's error: never the one to show.
+struct ReleasedError : CommError {
+  using CommError::CommError;
+};
 
 /// The control plane of all ranks: slow, safe, separate from the data plane. Every rank makes the same calls in the same order.
 /// Waits block and do not spin. After abort() by any rank, every call and every wait of the data plane throws CommError.
@@ -23,8 +29,11 @@ class HostGroup {
   virtual void barrier(double timeout_seconds = 600) = 0;
   /// Releases the other ranks: their next or current wait throws CommError with this message; the first message stays. Never waits.
   virtual void abort(const std::string& message) noexcept = 0;
-  /// The communicator of one group of world ranks that holds this rank; collective over that group. `name` distinguishes groups of the
-  /// same ranks ("dp", "tied") and stands in errors. It must end before this object does, on the thread that made it.
+  /// What abort() by any rank also calls, once, on that rank's thread; an empty function ends this. At once if it has happened already.
+  virtual void set_on_abort(std::function<void(const std::string&)> /*release*/) {}
+  /// The communicator of one group of world ranks that holds this rank; collective over all ranks, each of which names its own group, perhaps
+  /// of itself alone. `name` distinguishes groups of the same ranks ("dp", "tied") and stands in errors. It must end before this object
+  /// does, on the thread that made it.
   virtual std::unique_ptr<Comm> make_comm(const std::vector<int>& ranks, const std::string& name, WaitReason reason) = 0;
 };
 

@@ -41,8 +41,9 @@ Mesh::Mesh(const Layout& layout, HostGroup& host)
   }
   pipe_backward_ = host.make_comm(group_of(layout, Axis::Pp, rank_), "pp backward", WaitReason::Pp);
 
-  const std::vector<int> tied = tied_group_of(layout, rank_);
-  tied_ = tied.empty() ? make_self_comm(WaitReason::Tied) : host.make_comm(tied, "tied", WaitReason::Tied);
+  std::vector<int> tied = tied_group_of(layout, rank_);
+  if (tied.empty()) tied = {rank_};  // all ranks make the same calls
+  tied_ = host.make_comm(tied, "tied", WaitReason::Tied);
 
   std::vector<int> everyone(host.size());
   std::iota(everyone.begin(), everyone.end(), 0);

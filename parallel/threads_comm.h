@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "parallel/comm.h"
+#include "parallel/host_group.h"
 
 /// Ranks as threads of one process: what they share, and the communicator that copies between their buffers. For threads_group.cpp only.
 ///
@@ -35,11 +36,6 @@ class Patience {
   Clock::duration slice_;
   Clock::time_point last_;
   double limit_seconds_, waited_seconds_ = 0;
-};
-
-/// What follows from another rank's error: never the one to show.
-struct ReleasedError : CommError {
-  using CommError::CommError;
 };
 
 class ThreadsComm;
@@ -79,6 +75,7 @@ class ThreadsWorld {
   /// Every rank's bytes by rank; returns when all ranks have called. `call` stands in errors. An infinite timeout waits as long as it takes.
   std::vector<std::string> exchange(int rank, const char* call, std::string bytes, double timeout_seconds);
   void abort(const std::string& message) noexcept;
+  void set_on_abort(int rank, std::function<void(const std::string&)> release);
   /// `rank` will answer nobody any more.
   void end(int rank);
   /// The oldest group of this name and these ranks that `coordinate` has not joined yet.
@@ -111,6 +108,8 @@ class ThreadsWorld {
   uint64_t round_ = 0;  // exchanges that are complete
   int arrivals_ = 0;    // at the current one
   std::vector<std::string> exchanged_;
+  std::mutex releases_mutex_;                                      // taken without the lock above
+  std::vector<std::function<void(const std::string&)>> releases_;  // by rank
 };
 
 /// One rank's end of a group; used by that rank's thread alone.

@@ -3,6 +3,7 @@
 #include <limits>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "base/units.h"
 #include "parallel/host_group.h"
@@ -10,7 +11,8 @@
 
 namespace tessera {
 
-ThreadsWorld::ThreadsWorld(int ranks, double timeout_seconds) : ranks_(ranks), timeout_seconds_(timeout_seconds) {}
+ThreadsWorld::ThreadsWorld(int ranks, double timeout_seconds)
+    : ranks_(ranks), timeout_seconds_(timeout_seconds), releases_(static_cast<size_t>(ranks)) {}
 
 void ThreadsWorld::wake(int rank) {
   ranks_[rank].version++;
@@ -84,15 +86,32 @@ std::vector<std::string> ThreadsWorld::exchange(int rank, const char* call, std:
 }
 
 void ThreadsWorld::abort(const std::string& message) noexcept {
-  const std::lock_guard lock(mutex_);
-  if (!aborted_) {
-    aborted_ = true;
-    try {
-      abort_message_ = message;
-    } catch (const std::bad_alloc&) {  // released without a reason is better than not released
+  {
+    const std::lock_guard lock(mutex_);
+    if (!aborted_) {
+      aborted_ = true;
+      try {
+        abort_message_ = message;
+      } catch (const std::bad_alloc&) {  // released without a reason is better than not released
+      }
     }
+    for (int r = 0; r < ranks(); r++) wake(r);
   }
-  for (int r = 0; r < ranks(); r++) wake(r);
+  const std::lock_guard lock(releases_mutex_);
+  for (auto& release : releases_) {
+    if (const auto once = std::exchange(release, {})) once(abort_message_);
+  }
+}
+
+void ThreadsWorld::set_on_abort(int rank, std::function<void(const std::string&)> release) {
+  const std::lock_guard lock(releases_mutex_);
+  bool aborted = false;
+  {
+    const std::lock_guard world(mutex_);
+    aborted = aborted_;
+  }
+  if (aborted && release) return release(abort_message_);
+  releases_[static_cast<size_t>(rank)] = std::move(release);
 }
 
 void ThreadsWorld::end(int rank) {
@@ -131,6 +150,7 @@ class ThreadsHostGroup final : public HostGroup {
   }
   void barrier(double timeout_seconds) override { world_.exchange(rank_, "barrier", {}, timeout_seconds); }
   void abort(const std::string& message) noexcept override { world_.abort(message); }
+  void set_on_abort(std::function<void(const std::string&)> release) override { world_.set_on_abort(rank_, std::move(release)); }
 
   std::unique_ptr<Comm> make_comm(const std::vector<int>& ranks, const std::string& name, WaitReason reason) override {
     const auto own = std::ranges::find(ranks, rank_);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <numeric>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "parallel/host_group.h"
+#include "parallel/nccl_group.h"
 
 namespace tessera {
 
@@ -27,7 +29,7 @@ std::vector<int64_t> uneven_bounds(int size) {
   return bounds;
 }
 
-enum class Kind { Self, Threads, Null };
+enum class Kind { Self, Threads, Null, Nccl };
 
 struct Case {
   Kind kind;
@@ -40,12 +42,28 @@ class CommRanks : public testing::TestWithParam<Case> {
   using Body = std::function<void(Comm&, Stream&)>;
   void run(const Body& body) const {
     const auto [kind, ranks] = GetParam();
+    if (kind == Kind::Nccl) {
+      run_thread_ranks(
+          ranks,
+          [&](HostGroup& host) {
+            const auto nccl = make_nccl_group(host, host.rank(), Communicator::Nccl);
+            on(*nccl, body);
+          },
+          60);
+      return;
+    }
     if (kind == Kind::Threads) {
       run_thread_ranks(
           ranks, [&](HostGroup& host) { on(host, body); }, 60);
       return;
     }
     for (int rank = 0; rank < ranks; rank++) on(kind == Kind::Self ? *make_self_group() : *make_null_group(rank, ranks), body);
+  }
+  /// NCCL's ranks need a GPU each: in emulation there are some (TESSERA_EMULATION_GPUS), and a library to go with them (TESSERA_NCCL).
+  void SetUp() override {
+    const auto [kind, ranks] = GetParam();
+    if (kind != Kind::Nccl) return;
+    if (!std::getenv("TESSERA_EMULATION_GPUS")) GTEST_SKIP() << "no GPU for each rank";
   }
   bool moves() const { return GetParam().kind != Kind::Null; }
   int ranks() const { return GetParam().ranks; }
@@ -308,13 +326,14 @@ TEST_P(CommRanks, AskForProgressWithoutATicket) {
 }
 
 std::string case_name(const testing::TestParamInfo<Case>& test) {
-  const std::string kind = test.param.kind == Kind::Self ? "Self" : test.param.kind == Kind::Null ? "Null" : "Threads";
-  return kind + std::to_string(test.param.ranks);
+  constexpr const char* names[] = {"Self", "Threads", "Null", "Nccl"};
+  return names[static_cast<int>(test.param.kind)] + std::to_string(test.param.ranks);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, CommRanks,
                          testing::Values(Case{Kind::Self, 1}, Case{Kind::Null, 1}, Case{Kind::Null, 4}, Case{Kind::Threads, 2},
-                                         Case{Kind::Threads, 3}, Case{Kind::Threads, 4}, Case{Kind::Threads, 8}),
+                                         Case{Kind::Threads, 3}, Case{Kind::Threads, 4}, Case{Kind::Threads, 8}, Case{Kind::Nccl, 2},
+                                         Case{Kind::Nccl, 3}, Case{Kind::Nccl, 8}),
                          case_name);
 
 /// Errors that only a group whose peers answer can have.

@@ -13,6 +13,7 @@
 #include "engine/checkpoint_ranges.h"
 #include "engine/dry_run.h"
 #include "parallel/host_group.h"
+#include "parallel/nccl_group.h"
 
 namespace tessera {
 
@@ -127,7 +128,8 @@ TinyResult run_tiny(const TinyRun& tiny) {
   run_thread_ranks(tiny.ranks, [&](HostGroup& host) {
     const auto device = Device::real(tiny.device, host.rank(), run.threads);
     device->reserve(dry_run(run, host.rank(), device->traits()).size);
-    Mesh mesh(run.layout, host);
+    const auto nccl = make_nccl_group(host, device->traits().gpu, communicator_of(run.config.parallel.communicator));
+    Mesh mesh(run.layout, nccl ? *nccl : host);
     Trainer trainer(run, *device, mesh);
     tiny.start ? tiny.start(trainer) : trainer.initialize();
     for (int64_t step = tiny.first_step; step < tiny.first_step + tiny.steps; step++) {

@@ -33,7 +33,7 @@ FORMULA_MAY_INCLUDE = ["base/*", "report/*", "model/spec.h", "model/decls.h", "p
 
 # Headers of vendors, and the only files that may see them: whole folders, or the source of the matching communicator.
 VENDOR_HEADERS = [
-    (re.compile(r"^(cuda|cublas|cudnn|curand|cupti|nvml|nvToolsExt|nvtx3|cub/|thrust/|cutlass|cute/|driver_types)"), ["kernels/cuda/*", "tests/cuda_emulation/*"]),
+    (re.compile(r"^(cuda|cublas|cudnn|curand|cupti|nvml|nvToolsExt|nvtx3|cub/|thrust/|cutlass|cute/|driver_types)"), ["kernels/cuda/*", "parallel/nccl/*", "tests/cuda_emulation/*"]),
     (re.compile(r"^nccl"), ["kernels/cuda/*", "parallel/*nccl*"]),
     (re.compile(r"^mpi(\.h|-ext\.h)$"), ["parallel/*mpi*"]),
 ]

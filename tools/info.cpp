@@ -11,6 +11,7 @@
 #include "kernels/cuda_module.h"
 #include "kernels/device.h"
 #include "model/decls.h"
+#include "parallel/nccl_group.h"
 #include "tools/commands.h"
 
 namespace tessera {
@@ -39,6 +40,7 @@ void print_cuda() {
                format_bytes(gpus[i].memory_bytes));
   }
   for (const auto& [component, version] : load.module->versions()) fmt::print("{:9} {}\n", component, version);
+  fmt::print("{:9} {}\n", "NCCL", nccl_version());
 }
 
 void print_info() {

@@ -26,6 +26,7 @@ EMULATED = "tessera_cuda_emulated_tests"
 JOBS = {
     "release": ("release", "tessera_tests", {}),
     "emulated": ("release", EMULATED, {}),
+    "emulated-module": ("release", "tessera_device_tests", {}),
     "emulated-lazy": ("release", EMULATED, {"TESSERA_EMULATION_STREAMS": "lazy", "TESSERA_EMULATION_PROTECT": "1"}),
     "emulated-asan": ("asan", EMULATED, {}),
     "emulated-asan-reverse": ("asan", EMULATED, {"TESSERA_EMULATION_ORDER": "reverse", "TESSERA_EMULATION_STREAMS": "lazy"}),

@@ -52,14 +52,6 @@ std::string cudnn_version() {
   });
 }
 
-std::string nccl_version() {
-  return library_version("libnccl.so.2", "ncclGetVersion", [](void* symbol) {
-    int number = 0;  // 22703
-    reinterpret_cast<int (*)(int*)>(symbol)(&number);
-    return fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
-  });
-}
-
 std::string why_no_gpu(cudaError_t status) {
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!driver) return "libcuda.so.1: not found, there is no NVIDIA driver";
@@ -74,8 +66,7 @@ class Module final : public CudaModule {
     return {{"driver", driver_version()},
             {"toolkit", "CUDA " + cuda_version(CUDART_VERSION)},
             {"cuBLAS", fmt::format("{}.{}.{}", blas / 10000, blas / 100 % 100, blas % 100)},
-            {"cuDNN", cudnn_version()},
-            {"NCCL", nccl_version()}};
+            {"cuDNN", cudnn_version()}};
   }
 
   std::vector<GpuInfo> gpus(std::string& why_not) const override {

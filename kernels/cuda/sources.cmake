@@ -8,3 +8,7 @@ set(cuda_sources
   norm_backward_input.cu norm_backward_weight.cu norm_forward.cu norm_ops.cpp
   step_end.cu update_rules.cu)
 list(TRANSFORM cuda_sources PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+# The communicator of ranks that have a GPU each: parallel/ knows of it only what parallel/nccl_module.h says.
+foreach(source nccl_comm.cpp nccl_library.cpp nccl_link.cpp)
+  list(APPEND cuda_sources ${CMAKE_CURRENT_LIST_DIR}/../../parallel/nccl/${source})
+endforeach()

@@ -70,6 +70,12 @@ cudaError_t launch_grid(const void* kernel, const cudaLaunchConfig_t& config, st
 
 /// Work that is none of the runtime's own: the fake libraries enqueue with it.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+/// Work that waits for other ranks: the stream stands before it until `ready`, which is asked under the runtime's lock.
+void enqueue_when(cudaStream_t stream, std::function<bool()> ready, std::function<void()> work);
+/// Under the runtime's lock, as one of its functions.
+void locked(const std::function<void()>& body);
+/// Of the calling thread.
+int current_gpu();
 
 /// In place of cudaLaunchKernelEx. The parameters are copied at the launch, as CUDA does.
 template <class... Parameters, class... Arguments>

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <thread>
 
 #include "tests/cuda_emulation/device_limits.h"
 #include "tests/cuda_emulation/device_memory.h"
@@ -21,6 +22,8 @@ std::map<std::string, long>& call_counts() {
   return *counts;
 }
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int calls_inside = 0;  // how often this thread holds the lock
+thread_local int this_threads_gpu = 0;
 
 struct ErrorName {
   cudaError_t error;
@@ -48,7 +51,23 @@ const ErrorName& name_of(cudaError_t error) {
 
 }  // namespace
 
-Call::Call(const char* function) : lock_(runtime_mutex) { call_counts()[function]++; }
+Call::Call(const char* function) {
+  runtime_mutex.lock();
+  calls_inside++;
+  call_counts()[function]++;
+}
+Call::~Call() {
+  calls_inside--;
+  runtime_mutex.unlock();
+}
+
+void let_others_call() {
+  for (int i = 0; i < calls_inside; i++) runtime_mutex.unlock();
+  std::this_thread::sleep_for(std::chrono::microseconds(20));
+  for (int i = 0; i < calls_inside; i++) runtime_mutex.lock();
+}
+
+int current_gpu() { return this_threads_gpu; }
 
 long calls_of(const char* function) {
   const std::lock_guard<std::recursive_mutex> lock(runtime_mutex);
@@ -76,12 +95,16 @@ const char* cudaGetErrorString(cudaError_t error) { return name_of(error).text; 
 const char* cudaGetErrorName(cudaError_t error) { return name_of(error).name; }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = settings().gpus;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : fail(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= settings().gpus) return fail(cudaErrorInvalidDevice);
+  this_threads_gpu = device;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = this_threads_gpu;
   return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
@@ -91,7 +114,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(version); }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return fail(cudaErrorInvalidDevice);
+  if (device < 0 || device >= settings().gpus) return fail(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated CUDA device");
   properties->totalGlobalMem = settings().device_bytes;
@@ -109,7 +132,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  if (device != 0) return fail(cudaErrorInvalidDevice);
+  if (device < 0 || device >= settings().gpus) return fail(cudaErrorInvalidDevice);
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
       *value = multiprocessors;

@@ -35,6 +35,10 @@ Settings from_environment() {
   if (races == "grid") s.races = RaceScope::Grid;
   if (!races.empty() && races != "grid" && races != "block") refuse("TESSERA_EMULATION_RACES", races, "block, grid");
   s.protect_device_memory = variable("TESSERA_EMULATION_PROTECT") == "1";
+  if (const std::string gpus = variable("TESSERA_EMULATION_GPUS"); !gpus.empty()) {
+    s.gpus = std::atoi(gpus.c_str());
+    if (s.gpus < 1 || s.gpus > 64) refuse("TESSERA_EMULATION_GPUS", gpus, "1 to 64");
+  }
   return s;
 }
 

@@ -17,6 +17,7 @@ struct Settings {
   RaceScope races = RaceScope::Block;      // TESSERA_EMULATION_RACES=block|grid        grid: blocks of a grid are unordered, too
   bool protect_device_memory = false;      // TESSERA_EMULATION_PROTECT=1               the host faults when it touches device memory
   std::size_t device_bytes = std::size_t{8} << 30;
+  int gpus = 1;  // TESSERA_EMULATION_GPUS=1 to 64     they share one memory
 };
 Settings& settings();
 

@@ -60,6 +60,13 @@ Stream& add_stream(std::deque<Stream>& streams) {
   return stream;
 }
 
+// A host that waits, and has to let the others' ranks in when nothing moves.
+void run_until(const std::function<bool()>& reached, const std::function<bool()>& move) {
+  while (!reached()) {
+    if (!move()) let_others_call();
+  }
+}
+
 void started(Stream& stream) {
   happens_before(stream.work.back().issued.get());
   if (settings().streams == StreamMode::Eager || &stream == &default_stream()) drain(stream);
@@ -92,11 +99,12 @@ Stream* create_stream(bool blocking) {
   default_stream();
   Stream& stream = add_stream(all_streams());
   stream.blocking = blocking;
+  stream.gpu = current_gpu();
   return &stream;
 }
 
 void destroy_stream(Stream* stream) {
-  drain(*stream);
+  run_until([&] { return stream->work.empty(); }, [&] { return advance(*stream); });
   stream->alive = false;
 }
 
@@ -106,12 +114,12 @@ void enqueue(Stream& stream, std::function<void()> run) {
     return;
   }
   order_with_default_stream(stream);
-  stream.work.push_back({std::move(run)});
+  stream.work.push_back({std::move(run), nullptr, {}});
   started(stream);
 }
 
 void enqueue_wait(Stream& stream, Record* record) {
-  stream.work.push_back({{}, record});
+  stream.work.push_back({{}, record, {}});
   started(stream);
 }
 
@@ -120,40 +128,49 @@ Record* enqueue_record(Stream& stream) {
   Record* record = &records->emplace_back();
   record->stream = &stream;
   stream.work.push_back({[record] {
-    record->done = true;
-    record->when = std::chrono::steady_clock::now();
-    happens_before(record);
-  }});
+                           record->done = true;
+                           record->when = std::chrono::steady_clock::now();
+                           happens_before(record);
+                         },
+                         nullptr,
+                         {}});
   started(stream);
   return record;
 }
 
-void advance(Stream& stream) {
-  if (stream.work.empty()) return;
+bool advance(Stream& stream) {
+  if (stream.work.empty()) return false;
+  const Work& next = stream.work.front();
+  if (next.ready && !next.ready()) return false;
+  while (next.awaited && !next.awaited->done) {
+    if (!advance(*next.awaited->stream)) return false;
+  }
   Work work = std::move(stream.work.front());
   stream.work.pop_front();
-  if (work.awaited) {
-    while (!work.awaited->done) advance(*work.awaited->stream);
-  }
   run(stream, work);
+  return true;
 }
 
 void drain(Stream& stream) {
-  while (!stream.work.empty()) advance(stream);
+  while (advance(stream)) {
+  }
 }
 
 void wait_for(Record& record) {
-  while (!record.done) advance(*record.stream);
+  run_until([&] { return record.done; }, [&] { return advance(*record.stream); });
   happens_after(&record);
 }
 
 void synchronize(Stream& stream) {
-  drain(stream);
+  run_until([&] { return stream.work.empty(); }, [&] { return advance(stream); });
   happens_after(&stream.done);
 }
 
 void synchronize_all() {
-  for (Stream& stream : all_streams()) synchronize(stream);
+  std::deque<Stream>& streams = all_streams();
+  for (size_t i = 0; i < streams.size(); i++) {  // others may add some meanwhile
+    if (streams[i].gpu == current_gpu()) synchronize(streams[i]);
+  }
 }
 
 unsigned running_stream() { return running_id; }
@@ -161,6 +178,19 @@ unsigned running_stream() { return running_id; }
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   const Call call("(library)");
   enqueue(stream_of(stream), std::move(work));
+}
+
+void enqueue_when(cudaStream_t stream, std::function<bool()> ready, std::function<void()> work) {
+  const Call call("(library)");
+  Stream& enqueued = stream_of(stream);
+  if (enqueued.capturing) fault("work that waits for other ranks in a graph");
+  enqueued.work.push_back({std::move(work), nullptr, std::move(ready)});
+  started(enqueued);
+}
+
+void locked(const std::function<void()>& body) {
+  const Call call("(library)");
+  body();
 }
 
 }  // namespace cuda_emulation

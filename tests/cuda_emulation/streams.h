@@ -32,6 +32,7 @@ struct Event {
 struct Work {
   std::function<void()> run;
   Record* awaited = nullptr;                                // in place of `run`: cudaStreamWaitEvent
+  std::function<bool()> ready;                              // if any: may it begin?
   std::unique_ptr<char> issued = std::make_unique<char>();  // mark: the host's call before the work
 };
 
@@ -39,6 +40,7 @@ struct Stream {
   std::deque<Work> work;
   bool blocking = false;  // ordered with the default stream
   bool alive = true;
+  int gpu = 0;
   bool capturing = false;
   std::vector<std::function<void()>> captured;
   Fiber* fiber = nullptr;  // a stack of its own
@@ -55,12 +57,12 @@ void enqueue(Stream& stream, std::function<void()> run);
 void enqueue_wait(Stream& stream, Record* record);
 Record* enqueue_record(Stream& stream);
 
-/// Runs what a stream holds; the host is not ordered after it.
+/// Runs what a stream holds as far as it may run; the host is not ordered after it.
 void drain(Stream& stream);
-/// Runs one piece of work, so that a host that polls gets on.
-void advance(Stream& stream);
+/// Runs one piece of work, so that a host that polls gets on. False: there is none, or it waits for other ranks.
+bool advance(Stream& stream);
 void wait_for(Record& record);
-/// As the runtime's calls of these names: the host is ordered after the work.
+/// As the runtime's calls of these names: the host is ordered after the work. Streams of other GPUs than the current one go on by themselves.
 void synchronize(Stream& stream);
 void synchronize_all();
 
@@ -71,10 +73,12 @@ unsigned running_stream();
 class Call {
  public:
   explicit Call(const char* function);
-
- private:
-  std::lock_guard<std::recursive_mutex> lock_;
+  ~Call();
+  Call(const Call&) = delete;
 };
+
+/// Lets other threads call while this one waits for what they must do.
+void let_others_call();
 
 /// Remembers an error for cudaGetLastError, and returns it.
 cudaError_t fail(cudaError_t error);
