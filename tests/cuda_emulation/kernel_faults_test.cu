@@ -45,7 +45,7 @@ __global__ void lane_never_comes_kernel(int* out) {
 }
 __global__ void dynamic_kernel(int* out) { out[threadIdx.x] = dynamic_shared<int>()[threadIdx.x]; }
 __global__ void many_copies_kernel(int* out) {
-  for (int i = 0; i < 65; i++) copy_16_bytes_async(dynamic_shared<int>(), out);
+  for (int i = 0; i < 257; i++) copy_16_bytes_async(dynamic_shared<int>(), out);
 }
 
 void run(void (*kernel)(int*), size_t shared_bytes = 0, unsigned threads = 32) {
@@ -88,7 +88,7 @@ TEST(KernelFaults, DynamicSharedMemoryThatTheLaunchDidNotGiveIsNamed) {
   EXPECT_EXIT(run(dynamic_kernel), ExitedWithCode(emulator_status), "its launch gave none");
 }
 TEST(KernelFaults, TooManyCopiesInFlightAreNamed) {
-  EXPECT_EXIT(run(many_copies_kernel, 16), ExitedWithCode(emulator_status), "more than 64 cp.async in flight");
+  EXPECT_EXIT(run(many_copies_kernel, 16), ExitedWithCode(emulator_status), "more than 256 cp.async in flight");
 }
 
 struct Floats {
