@@ -75,13 +75,12 @@ static Layout resolve_layout(const RunConfig& config, const ConfigSource& source
                        source.where_of("parallel.pp"), divisors(ranks), "`--ranks N` sets the number of ranks"});
   }
   const int64_t dp = parallel.dp != 0 ? parallel.dp : ranks / others;
-  if (parallel.communicator != "threads" && dp > 1 && parallel.pp > 1) {
-    // Replicas alone and a pipeline alone train to the threads' bits; together, four emulated ranks wait for each other for ever.
-    throw ConfigError(
-        {fmt::format("parallel.communicator = \"{}\" cannot serve replicas and a pipeline at once yet", parallel.communicator),
-         source.where_of("parallel.communicator"),
-         "threads, or parallel.pp = 1, or parallel.dp = 1",
-         {}});
+  if (parallel.communicator != "threads" && parallel.pp > 1) {
+    // Replicas and shards train to the threads' bits; emulated ranks of a pipeline have waited for each other for ever.
+    throw ConfigError({fmt::format("parallel.communicator = \"{}\" cannot serve a pipeline yet", parallel.communicator),
+                       source.where_of("parallel.communicator"),
+                       "threads, or parallel.pp = 1",
+                       {}});
   }
   if (dp * others != ranks) {
     throw ConfigError({fmt::format("parallel.dp = {} x pp = {} = {} ranks, but {} were started", dp, parallel.pp, dp * others, ranks),
