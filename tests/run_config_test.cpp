@@ -160,7 +160,7 @@ TEST(RunConfig, PackedWeightsNeedBf16AndAreNoneOnASmallStep) {
 TEST(RunConfig, NcclDoesNotServeAPipelineYet) {
   RunConfig config = small();
   config.parallel.communicator = "nccl";
-  EXPECT_EQ(error_of(config, 2), "");
+  EXPECT_EQ(error_of(config, 1), "");
   config.parallel.pp = 2;
   EXPECT_NE(error_of(config, 2).find("parallel.communicator"), std::string::npos);
 }
