@@ -28,7 +28,8 @@ class Stage {
   int64_t slot_bytes() const;
   /// Ends with h = residual + delta: in `to_send`, on the last chunk in the slot (docs/decisions/0005-residual-sum-crosses-stages.md).
   void forward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const;
-  /// Begins with the loss on the last chunk, ends with the embedding on the first; its gradients overwrite those of `params` or are added (pass.first).
+  /// Begins with the loss on the last chunk, ends with the embedding on the first; its gradients overwrite those of `params`, or are added
+  /// (pass.first).
   void backward(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const;
   /// After a forward on the last chunk: the loss alone (evaluation), or the logits [R, V] of rows [begin, end) (sampling).
   void loss(const StageInput& input, const SlotPool& slots, int slot, ShardedParams& params, PassContext& pass) const;

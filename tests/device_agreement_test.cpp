@@ -77,14 +77,7 @@ TEST_P(DeviceRanks, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
     run.finish = [&](Trainer& trainer) {
       const RandomSamples tokens(resolved.model.vocab);
       trainer.evaluate(&tokens, 1);
-      const DryRun dry = dry_run(resolved, trainer.mesh().rank(), trainer.device().traits());
-      EXPECT_EQ(trainer.device().arena().size(), dry.size);
-      for (int space = 0; space < memory_spaces; space++) {
-        for (int category = 0; category < memory_categories; category++) {
-          EXPECT_EQ(trainer.device().arena().use().peak_bytes[space][category], dry.use.peak_bytes[space][category])
-              << name_of(static_cast<MemoryCategory>(category));
-        }
-      }
+      expect_arena_of_dry_run(trainer);
     };
     run_tiny(run);
   }

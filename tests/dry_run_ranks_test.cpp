@@ -64,15 +64,7 @@ TEST_P(Layouts, TheDryRunEqualsTheArenaToTheByteInEveryCategory) {
   tiny.finish = [&](Trainer& trainer) {
     const RandomSamples tokens(run.model.vocab);
     trainer.evaluate(&tokens, 1);
-    const DryRun dry = dry_run(run, trainer.mesh().rank(), trainer.device().traits());
-    EXPECT_EQ(trainer.device().arena().size(), dry.size);
-    for (int space = 0; space < memory_spaces; space++) {
-      EXPECT_EQ(trainer.device().arena().use().total_peak_bytes[space], dry.use.total_peak_bytes[space]);
-      for (int category = 0; category < memory_categories; category++) {
-        EXPECT_EQ(trainer.device().arena().use().peak_bytes[space][category], dry.use.peak_bytes[space][category])
-            << name_of(static_cast<MemoryCategory>(category));
-      }
-    }
+    expect_arena_of_dry_run(trainer);
   };
   run_tiny(tiny);
 }

@@ -1,5 +1,7 @@
 #include "tests/tiny_run.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -148,6 +150,18 @@ TinyResult run_tiny(const TinyRun& tiny) {
   result.states = states.take();
   result.first_gradients = gradients.take();
   return result;
+}
+
+void expect_arena_of_dry_run(Trainer& trainer) {
+  const DryRun dry = dry_run(trainer.run(), trainer.mesh().rank(), trainer.device().traits());
+  const ArenaUse& use = trainer.device().arena().use();
+  EXPECT_EQ(trainer.device().arena().size(), dry.size);
+  for (int space = 0; space < memory_spaces; space++) {
+    EXPECT_EQ(use.total_peak_bytes[space], dry.use.total_peak_bytes[space]);
+    for (int category = 0; category < memory_categories; category++) {
+      EXPECT_EQ(use.peak_bytes[space][category], dry.use.peak_bytes[space][category]) << name_of(static_cast<MemoryCategory>(category));
+    }
+  }
 }
 
 std::vector<std::string> team_sets(int threads) {

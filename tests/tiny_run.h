@@ -37,6 +37,9 @@ ResolvedRun resolve_tiny(const TinyRun& tiny);
 /// equal, and every element must be held by some rank: InternalError otherwise.
 TinyResult run_tiny(const TinyRun& tiny);
 
+/// Expects of the trainer's arena what a dry run of it counts: to the byte, in every space and category. After all that a run does.
+void expect_arena_of_dry_run(Trainer& trainer);
+
 /// Settings for a run of several op threads. Micro-batches of 2048 tokens: large enough that every family's ops are cut between threads, and
 /// that oneDNN's weight gradients in bf16 have other bits on one thread than on two or three.
 std::vector<std::string> team_sets(int threads);

@@ -73,17 +73,12 @@ class CudaDevice final : public Device, private MemorySource {
                  .blas = blas_.handle(),
                  .multiprocessors = this->traits().multiprocessors,
                  .compute_capability = compute_capability} {
-    CudaOps ops = make_cuda_ops(context_);
-    if (!ops.complete()) {
-      throw ConfigError(
-          {"this build has no kernels for GPUs", "--device cuda", "cpu, null", "they are being written: docs/decisions/0012"});
-    }
-    matmul_ = std::move(ops.matmul);
-    attention_ = std::move(ops.attention);
-    norm_ = std::move(ops.norm);
-    elementwise_ = std::move(ops.elementwise);
-    loss_ = std::move(ops.loss);
-    update_ = std::move(ops.update);
+    matmul_ = make_cuda_matmul_ops(context_);
+    attention_ = make_cuda_attention_ops(context_);
+    norm_ = make_cuda_norm_ops(context_);
+    elementwise_ = make_cuda_elementwise_ops(context_);
+    loss_ = make_cuda_loss_ops(context_);
+    update_ = make_cuda_update_ops(context_);
   }
 
   ~CudaDevice() override {

@@ -34,16 +34,4 @@ void enqueue_update(UpdateRule rule, const UpdateShard& shard, std::span<const U
                     const StepControl* control, int multiprocessors, cudaStream_t stream);
 }  // namespace cuda
 
-/// All of them.
-struct CudaOps {
-  std::unique_ptr<MatmulOps> matmul;
-  std::unique_ptr<AttentionOps> attention;
-  std::unique_ptr<NormOps> norm;
-  std::unique_ptr<ElementwiseOps> elementwise;
-  std::unique_ptr<LossOps> loss;
-  std::unique_ptr<UpdateOps> update;
-  bool complete() const { return matmul && attention && norm && elementwise && loss && update; }
-};
-CudaOps make_cuda_ops(const CudaContext& context);
-
 }  // namespace tessera

@@ -1,6 +1,6 @@
 # What the module is made of: for a GPU, and for the emulation that tests it without one.
 set(cuda_sources
-  check.cpp cuda_device.cpp cuda_module.cpp cuda_ops.cpp cuda_queue.cpp
+  check.cpp cuda_device.cpp cuda_module.cpp cuda_queue.cpp
   activations.cu elementwise.cu elementwise_ops.cpp embedding.cu rotary.cu
   attention.cu attention_bf16.cu attention_fp16.cu attention_fp32.cu
   blas_matmul.cpp matmul.cpp matmul_loops.cu
