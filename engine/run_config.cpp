@@ -75,13 +75,6 @@ static Layout resolve_layout(const RunConfig& config, const ConfigSource& source
                        source.where_of("parallel.pp"), divisors(ranks), "`--ranks N` sets the number of ranks"});
   }
   const int64_t dp = parallel.dp != 0 ? parallel.dp : ranks / others;
-  if (parallel.communicator != "threads" && parallel.pp > 1) {
-    // Replicas and shards train to the threads' bits; emulated ranks of a pipeline have waited for each other for ever.
-    throw ConfigError({fmt::format("parallel.communicator = \"{}\" cannot serve a pipeline yet", parallel.communicator),
-                       source.where_of("parallel.communicator"),
-                       "threads, or parallel.pp = 1",
-                       {}});
-  }
   if (dp * others != ranks) {
     throw ConfigError({fmt::format("parallel.dp = {} x pp = {} = {} ranks, but {} were started", dp, parallel.pp, dp * others, ranks),
                        source.where_of("parallel.dp"),

@@ -142,7 +142,7 @@ struct ParallelConfig {
     visit("zero", self.zero, between(0, 1), "ZeRO stage: 0 everything on each replica, 1 optimizer states sharded over dp");
     visit("schedule", self.schedule, one_of({"gpipe", "1f1b"}), "order of the micro-batches in a pipeline");
     visit("communicator", self.communicator, one_of({"auto", "threads", "nccl"}),
-          "what moves data between ranks; nccl: not yet for a pipeline; auto: nccl where each rank has a GPU of its own");
+          "what moves data between ranks; auto: nccl where each rank has a GPU of its own");
     visit("threads", self.threads, between(0, most_threads), "threads of each rank; 0: cores / ranks of this machine");
   }
 };

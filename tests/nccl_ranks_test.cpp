@@ -69,6 +69,8 @@ void expect_same_training(const std::vector<std::string>& layout, int ranks) {
 
 TEST_F(NcclRanks, TrainReplicasToTheBitsOfTheThreads) { expect_same_training({"parallel.dp=2"}, 2); }
 TEST_F(NcclRanks, TrainShardsToTheBitsOfTheThreads) { expect_same_training({"parallel.dp=2", "parallel.zero=1"}, 2); }
+TEST_F(NcclRanks, TrainAPipelineToTheBitsOfTheThreads) { expect_same_training({"parallel.pp=2"}, 2); }
+TEST_F(NcclRanks, TrainReplicasOfAPipelineToTheBitsOfTheThreads) { expect_same_training({"parallel.pp=2", "parallel.dp=2"}, 4); }
 /// Posted as the schedule may post: the receive of what a peer sends only after it has received something itself.
 TEST_F(NcclRanks, ReceiveAheadOfWhatTheySendInAPipeline) {
   run_thread_ranks(

@@ -157,14 +157,6 @@ TEST(RunConfig, PackedWeightsNeedBf16AndAreNoneOnASmallStep) {
   EXPECT_FALSE(resolve(config, {}, 1, 0, {.device = DeviceKind::Cuda}).precision.packed_weights);
 }
 
-TEST(RunConfig, NcclDoesNotServeAPipelineYet) {
-  RunConfig config = small();
-  config.parallel.communicator = "nccl";
-  EXPECT_EQ(error_of(config, 1), "");
-  config.parallel.pp = 2;
-  EXPECT_NE(error_of(config, 2).find("parallel.communicator"), std::string::npos);
-}
-
 TEST(RunConfig, StatesThatCannotBeAreRefused) {
   RunConfig config = small();
   config.precision.master = "bf16";

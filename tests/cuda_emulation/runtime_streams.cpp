@@ -51,7 +51,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const Call call("cudaStreamQuery");
   Stream& asked = stream_of(stream);
   if (!asked.work.empty()) {
-    advance(asked);
+    if (!advance(asked)) advance_any();
     return cudaErrorNotReady;
   }
   synchronize(asked);
@@ -95,7 +95,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   Record* latest = event_of(event).latest;
   if (!latest) return cudaSuccess;
   if (!latest->done) {
-    advance(*latest->stream);
+    if (!advance(*latest->stream)) advance_any();
     return cudaErrorNotReady;
   }
   wait_for(*latest);

@@ -63,7 +63,7 @@ Stream& add_stream(std::deque<Stream>& streams) {
 // A host that waits, and has to let the others' ranks in when nothing moves.
 void run_until(const std::function<bool()>& reached, const std::function<bool()>& move) {
   while (!reached()) {
-    if (!move()) let_others_call();
+    if (!move() && !advance_any()) let_others_call();
   }
 }
 
@@ -149,6 +149,14 @@ bool advance(Stream& stream) {
   stream.work.pop_front();
   run(stream, work);
   return true;
+}
+
+bool advance_any() {
+  std::deque<Stream>& streams = all_streams();
+  for (size_t i = 0; i < streams.size(); i++) {  // others may add some meanwhile
+    if (advance(streams[i])) return true;
+  }
+  return false;
 }
 
 void drain(Stream& stream) {

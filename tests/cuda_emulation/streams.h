@@ -61,6 +61,9 @@ Record* enqueue_record(Stream& stream);
 void drain(Stream& stream);
 /// Runs one piece of work, so that a host that polls gets on. False: there is none, or it waits for other ranks.
 bool advance(Stream& stream);
+/// The same for the first of all ranks' streams that may run. On a GPU each gets on by itself; here, when the one that a host waits for
+/// waits for another rank, whose host may wait elsewhere.
+bool advance_any();
 void wait_for(Record& record);
 /// As the runtime's calls of these names: the host is ordered after the work. Streams of other GPUs than the current one go on by themselves.
 void synchronize(Stream& stream);

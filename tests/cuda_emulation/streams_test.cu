@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/launch.h"
 #include "tests/cuda_emulation/cuda_test.h"
+#include "tests/cuda_emulation/emulator.h"
 #include "tests/cuda_emulation/settings.h"
 
 namespace tessera::cuda {
@@ -82,6 +83,24 @@ TEST(Streams, OfSeveralHostThreadsShareTheDevice) {
     for (int& sum : sums) ranks.emplace_back([&sum] { sum = sum_over_streams(true, true); });
     for (std::thread& rank : ranks) rank.join();
     EXPECT_EQ(sums, (std::vector<int>{6, 6, 6}));
+  }
+}
+
+/// What one stream waits for is on another, whose own host waits for nothing: as with ranks that send to each other.
+TEST(Streams, GoOnByThemselvesWhileAHostWaitsForAnother) {
+  for (const StreamMode mode : {StreamMode::Eager, StreamMode::Lazy}) {
+    Settings during = cuda_emulation::settings();
+    during.streams = mode;
+    const ScopedSettings scope(during);
+    const TestStream receiver, sender;
+    bool posted = false, sent = false;
+    cuda_emulation::enqueue_when(
+        receiver, [&] { return sent; }, [] {});
+    cuda_emulation::enqueue_when(
+        sender, [&] { return posted; }, [&] { sent = true; });
+    posted = true;
+    receiver.synchronize();
+    EXPECT_TRUE(sent);
   }
 }
 
