@@ -1,4 +1,4 @@
-# oneDNN: the one that DNNL_ROOT names, else the pinned one that tools/fetch_onednn.py brought, else the system's. By header and library,
+# oneDNN: the one that DNNL_ROOT names, else the pinned one that tools/fetch_wheels.py brought, else the system's. By header and library,
 # because the packaged CMake files of Debian ask for OpenCL. Nothing is cached but DNNL_ROOT: a pinned one that comes later is taken.
 set(DNNL_ROOT "" CACHE PATH "oneDNN to build with, the folder of its include and lib; empty: the pinned one, or the system's")
 if(NOT DNNL_ROOT AND DEFINED ENV{DNNL_ROOT})

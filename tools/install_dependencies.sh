@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Tessera needs from the system's packages, and oneDNN 3.2 from PyPI into .dependencies/ (where that cannot be had, the
-# system's oneDNN serves): only what is missing, and says what. Nothing missing: no network, no root.
+# Installs what Tessera needs from the system's packages, and from PyPI into .dependencies/: oneDNN 3.2 (where that cannot be had, the
+# system's serves) and, where cuDNN's headers are, cudnn-frontend. Only what is missing, and says what. Nothing missing: no network, no root.
 # Supported: Debian 12 and 13, Ubuntu 24.04.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -62,9 +62,14 @@ for argument in "$@"; do
   esac
 done
 
-for root in "${CUDAToolkit_ROOT:-}" "${CUDA_PATH:-}" "${CUDA_HOME:-}" /usr/local/cuda; do
-  if [[ -n $root && -e $root/include/cuda_runtime.h ]]; then packages+=$cuda_packages; break; fi
-done
+has_header() {  # FILE: among CUDA's
+  local root
+  for root in "${CUDAToolkit_ROOT:-}" "${CUDA_PATH:-}" "${CUDA_HOME:-}" /usr/local/cuda /usr; do
+    if [[ -n $root && -e $root/include/$1 ]]; then return 0; fi
+  done
+  return 1
+}
+if has_header cuda_runtime.h; then packages+=$cuda_packages; fi
 
 rows() { tr -d '\t' <<<"$1" | sed -e '/^ *$/d' -e 's/ *| */|/g'; }
 print_purposes() { rows "$packages$pip_package$onednn_package" | awk -F'|' '{ printf "  %-22s %s\n", $1, $3 }'; }
@@ -149,12 +154,19 @@ else
   has_pip() { python3 -m pip --version >/dev/null 2>&1; }
   if [[ ! -f .dependencies/onednn/SHA256SUMS ]] && ! has_pip && ! is_installed libdnnl-dev ""; then install_missing "$pip_package"; fi
   status=0
-  python3 tools/fetch_onednn.py || status=$?
+  python3 tools/fetch_wheels.py onednn || status=$?
   case $status in
     0) ;;
     3) install_missing "$onednn_package" ;;
     *) exit 1 ;;
   esac
+fi
+
+# Headers, for attention by cuDNN; nothing else asks for them.
+if has_header cudnn.h; then
+  status=0
+  python3 tools/fetch_wheels.py cudnn-frontend || status=$?
+  ((status == 0 || status == 3)) || exit 1
 fi
 
 if [[ $installed == yes ]]; then echo "dependencies: installed"; else echo "dependencies: all installed"; fi

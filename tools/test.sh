@@ -148,7 +148,7 @@ fi
 heading "structure"
 counted structure python3 tools/check_structure.py
 counted structure-test unittest tests/check_structure_test.py
-counted onednn-test unittest tests/fetch_onednn_test.py
+counted wheels-test unittest tests/fetch_wheels_test.py
 
 heading "release"
 build release || finish
