@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <optional>
 
@@ -73,12 +74,19 @@ Call linear_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& o
 Call attention_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& operands) {
   const auto [B, T, A, K, D] = shape.extents;
   const AttentionShape attention{.B = B, .T = T, .A = A, .K = K, .D = D};
-  const auto matrix = [&](int64_t heads) { return operands.take(shape.dtype, {B * T, heads * D}); };
+  const auto dense = [&] { return operands.take(shape.dtype, {B * T, A * D}); };
+  // As layers lay them: beside each other.
+  const auto fused = [&] {
+    const Tensor all = operands.take(shape.dtype, {B * T, (A + 2 * K) * D});
+    return std::array{all.column_range(0, A * D), all.column_range(A * D, (A + K) * D), all.column_range((A + K) * D, (A + 2 * K) * D)};
+  };
   const auto rows = [&] { return operands.take(DType::f32, {B, A, T}); };
-  const Tensor q = matrix(A), k = matrix(K), v = matrix(K), y = matrix(A), lse = rows();
+  const auto [q, k, v] = fused();
+  const Tensor y = dense(), lse = rows();
   AttentionOps& ops = device.attention();
   if (kind == OpKind::AttentionForward) return [=, &ops](Stream& stream) { ops.attention_forward(y, lse, q, k, v, attention, stream); };
-  const Tensor dq = matrix(A), dk = matrix(K), dv = matrix(K), dy = matrix(A), delta = rows();
+  const auto [dq, dk, dv] = fused();
+  const Tensor dy = dense(), delta = rows();
   return [=, &ops](Stream& stream) { ops.attention_backward(dq, dk, dv, delta, dy, q, k, v, y, lse, attention, stream); };
 }
 

@@ -30,12 +30,18 @@ struct Results {
   bool operator==(const Results&) const = default;
 };
 
-Results run(const Operands& o, int threads, Bf16Kernel bf16_kernel = bf16_kernel_candidates().front()) {
+bool has_way(const ::tessera::AttentionOps& attention, OpKind kind, const ShapeKey& shape, std::string_view way) {
+  return std::ranges::count(attention.candidates(kind, shape), way) > 0;
+}
+
+/// Computed in this way, where the device has a choice; empty: by rule.
+Results run(const Operands& o, int threads, std::string_view way = {}) {
   TestDevice device = TestDevice::under_test(threads);
   ::tessera::AttentionOps* attention = &device->attention();
   for (const OpKind kind : {OpKind::AttentionForward, OpKind::AttentionBackward}) {
     const ShapeKey shape = attention_shape(o.s, o.dtype);
-    if (kind_under_test() == DeviceKind::Cpu) attention->choose(kind, shape, std::string(name_of(bf16_kernel)));
+    const bool chosen = kind_under_test() == DeviceKind::Cpu ? !way.empty() : has_way(*attention, kind, shape, way);
+    if (chosen) attention->choose(kind, shape, std::string(way));
   }
   const int64_t width = o.Q + 2 * o.KV;
   const Tensor fused = device.tensor({o.N, width}, o.dtype);
@@ -130,6 +136,25 @@ TEST_P(AttentionOps, BitsDependNeitherOnTheRunNorOnTheNumberOfThreads) {
 INSTANTIATE_TEST_SUITE_P(OneTokenOddSizesRealWidths, AttentionOps,
                          testing::Combine(testing::ValuesIn(shapes), testing::ValuesIn(compute_types)));
 
+/// Where cuDNN has kernels for the shape; forward and backward need not both.
+TEST(AttentionByCudnn, IsAsExactAsPlainCodeAndGivesTheSameBits) {
+  TestDevice device = TestDevice::under_test();
+  int computed = 0;
+  for (const AttentionShape& s : shapes) {
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      const auto known = [&](OpKind kind) { return has_way(device->attention(), kind, attention_shape(s, dtype), "cudnn"); };
+      if (!known(OpKind::AttentionForward) && !known(OpKind::AttentionBackward)) continue;
+      computed++;
+      const Operands operands(s, dtype);
+      const Results ours = run(operands, 2, "cudnn");
+      expect_exact_forward(operands, ours);
+      expect_exact_backward(operands, ours);
+      EXPECT_TRUE(run(operands, 2, "cudnn") == ours);
+    }
+  }
+  if (computed == 0) GTEST_SKIP() << "cuDNN computes nothing here";
+}
+
 /// Every bf16 kernel, and fp32 tiles, whichever this machine would choose. Real AMX where there is AMX.
 class AttentionBf16Kernels : public testing::TestWithParam<std::tuple<AttentionShape, Bf16Kernel>> {};
 
@@ -140,10 +165,10 @@ TEST_P(AttentionBf16Kernels, AreAsExactAsPlainCodeAtAnyNumberOfThreads) {
     GTEST_SKIP() << "this machine has no " << name_of(kernel);
   }
   const Operands operands(shape, DType::bf16);
-  const Results ours = run(operands, 2, kernel);
+  const Results ours = run(operands, 2, name_of(kernel));
   expect_exact_forward(operands, ours);
   expect_exact_backward(operands, ours);
-  EXPECT_TRUE(run(operands, 3, kernel) == ours);
+  EXPECT_TRUE(run(operands, 3, name_of(kernel)) == ours);
 }
 
 INSTANTIATE_TEST_SUITE_P(OneTokenOddSizesRealWidths, AttentionBf16Kernels,
@@ -219,7 +244,7 @@ TEST(AttentionNumerics, WeightsAreRoundedToNearest) {
     std::fill(o.dy.begin(), o.dy.end(), 1.0f);
     const auto exact = forward_by_plain_loops<double>(o);
     for (const Bf16Kernel kernel : {bf16_kernel_candidates().front(), Bf16Kernel::EmulatedAmx}) {
-      const Results ours = run(o, 2, kernel);
+      const Results ours = run(o, 2, name_of(kernel));
       int others = 0;
       for (int64_t last = T - 1; last < o.N; last += T) {
         const int64_t row = last * o.s.D;

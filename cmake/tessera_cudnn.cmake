@@ -1,0 +1,16 @@
+# Attention by cuDNN: where its headers are, and cudnn-frontend's, which tools/fetch_wheels.py brings. Its library is opened at run time.
+# tessera_cudnn_attention: the objects, compiled once for the module and for the test of their plans.
+find_path(cudnn_headers cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} $ENV{CUDNN_ROOT} PATH_SUFFIXES include NO_CACHE)
+set(cudnn_frontend ${CMAKE_SOURCE_DIR}/.dependencies/cudnn-frontend)
+set(TESSERA_HAS_CUDNN OFF)
+if(NOT cudnn_headers)
+  tessera_component(cuDNN "-" "no cudnn.h: attention on GPUs is our own alone")
+elseif(NOT EXISTS ${cudnn_frontend}/SHA256SUMS)
+  tessera_component(cuDNN "-" "no cudnn-frontend (tools/install_dependencies.sh): attention on GPUs is our own alone")
+else()
+  set(TESSERA_HAS_CUDNN ON)
+  file(STRINGS ${cudnn_headers}/cudnn_version.h cudnn_numbers REGEX "define CUDNN_(MAJOR|MINOR|PATCHLEVEL) +[0-9]+")
+  string(REGEX REPLACE "[^0-9;]+" "" cudnn_numbers "${cudnn_numbers}")
+  list(JOIN cudnn_numbers "." cudnn_version)
+  tessera_component(cuDNN "${cudnn_version}" "attention on GPUs, beside our own")
+endif()
