@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <optional>
 
@@ -73,21 +72,19 @@ Call linear_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& o
 
 Call attention_call(Device& device, OpKind kind, const ShapeKey& shape, Operands& operands) {
   const auto [B, T, A, K, D] = shape.extents;
-  const AttentionShape attention{.B = B, .T = T, .A = A, .K = K, .D = D};
-  const auto dense = [&] { return operands.take(shape.dtype, {B * T, A * D}); };
-  // As layers lay them: beside each other.
-  const auto fused = [&] {
-    const Tensor all = operands.take(shape.dtype, {B * T, (A + 2 * K) * D});
-    return std::array{all.column_range(0, A * D), all.column_range(A * D, (A + K) * D), all.column_range((A + K) * D, (A + 2 * K) * D)};
-  };
-  const auto rows = [&] { return operands.take(DType::f32, {B, A, T}); };
-  const auto [q, k, v] = fused();
-  const Tensor y = dense(), lse = rows();
+  const AttentionShape s{.B = B, .T = T, .A = A, .K = K, .D = D};  // lambdas of clang 14 see no part of a structured binding
+  const auto dense = [&] { return operands.take(shape.dtype, {s.B * s.T, s.A * s.D}); };
+  // Queries, keys and values as layers lay them: beside each other.
+  const auto fused = [&] { return operands.take(shape.dtype, {s.B * s.T, (s.A + 2 * s.K) * s.D}); };
+  const auto queries = [=](const Tensor& all) { return all.column_range(0, s.A * s.D); };
+  const auto keys = [=](const Tensor& all) { return all.column_range(s.A * s.D, (s.A + s.K) * s.D); };
+  const auto values = [=](const Tensor& all) { return all.column_range((s.A + s.K) * s.D, (s.A + 2 * s.K) * s.D); };
+  const auto rows = [&] { return operands.take(DType::f32, {s.B, s.A, s.T}); };
+  const Tensor qkv = fused(), q = queries(qkv), k = keys(qkv), v = values(qkv), y = dense(), lse = rows();
   AttentionOps& ops = device.attention();
-  if (kind == OpKind::AttentionForward) return [=, &ops](Stream& stream) { ops.attention_forward(y, lse, q, k, v, attention, stream); };
-  const auto [dq, dk, dv] = fused();
-  const Tensor dy = dense(), delta = rows();
-  return [=, &ops](Stream& stream) { ops.attention_backward(dq, dk, dv, delta, dy, q, k, v, y, lse, attention, stream); };
+  if (kind == OpKind::AttentionForward) return [=, &ops](Stream& stream) { ops.attention_forward(y, lse, q, k, v, s, stream); };
+  const Tensor dqkv = fused(), dq = queries(dqkv), dk = keys(dqkv), dv = values(dqkv), dy = dense(), delta = rows();
+  return [=, &ops](Stream& stream) { ops.attention_backward(dq, dk, dv, delta, dy, q, k, v, y, lse, s, stream); };
 }
 
 Call call_of(Device& device, const TunedOp& op, Operands& operands) {

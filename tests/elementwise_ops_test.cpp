@@ -37,7 +37,9 @@ TEST(Elementwise, CopyTakesAnyDType) {
   const uint8_t bytes[5] = {1, 2, 3, 254, 255};
   device->write(from, bytes, 5);
   device->elementwise().copy(to, from, device.stream());
-  EXPECT_EQ(std::memcmp(to.data, bytes, 5), 0);
+  uint8_t copied[5] = {};
+  device->read(copied, to, 5);
+  EXPECT_EQ(std::memcmp(copied, bytes, 5), 0);
 }
 
 TEST(Elementwise, CastMultipliesInFp32AndRoundsOnceFromEachTypeToEach) {
@@ -169,7 +171,7 @@ TEST(Rotary, ThePlainBackwardAgreesWithFiniteDifferences) {
   EXPECT_LE(max_error(reference::rotary(dy, columns, table, T, D, Turn::Backward), central_differences(x, loss)), 1e-8);
 }
 
-const std::vector<EmbeddingSize> embedding_sizes = {{1, 1, 1, 1, 1}, {3, 5, 7, 11, 6}, {4, 64, 768, 500, 128}};
+const std::vector<EmbeddingSize> embedding_sizes = {{1, 1, 1, 1, 1}, {3, 5, 7, 11, 6}, {4, 64, emulated_or(264, 768), 500, 128}};
 
 TEST(Embedding, ForwardIsOneRoundedAdditionOrACopy) {
   TestDevice device = TestDevice::under_test();
@@ -189,7 +191,7 @@ TEST(Embedding, BackwardSumsInRowOrderAndRoundsEachElementByItsOwnHalfWord) {
 
 TEST(Embedding, BackwardIsAsExactAsPlainCodeInEveryType) {
   TestDevice device = TestDevice::under_test();
-  const EmbeddingSize s{4, 64, 768, 500, 128};
+  const EmbeddingSize s{4, 64, emulated_or(264, 768), 500, 128};
   const std::vector<int32_t> tokens = random_tokens(s.sequences * s.T, s.V);
   for (const DType dtype : compute_types) {
     const std::vector<float> dh = rounded_to(dtype, random_values(s.sequences * s.T * s.H, "dh"));
@@ -237,7 +239,7 @@ TEST(Embedding, BackwardBitsDependNotOnThreadsEvenWhereOneTokenFillsTheBatch) {
 
 /// Every op once; the results of those with a number in it.
 std::vector<float> every_op(TestDevice& device, DType dtype, GradientCase gradient) {
-  const int64_t N = 600, H = 132, V = 40, T = 300;
+  const int64_t T = emulated_or(35, 300), N = 2 * T, H = 132, V = 40;
   const std::vector<int32_t> tokens = random_tokens(N, V);
   const auto random = [&](Shape shape, const char* name) { return device.tensor(shape, random_values(shape.elements(), name), dtype); };
   const Tensor a = random({N, H}, "a"), b = random({N, H}, "b"), table = random({V, H}, "table"), positions = random({T, H}, "positions"),

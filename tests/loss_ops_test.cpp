@@ -153,12 +153,12 @@ TEST(LossNumerics, LogitsFarApartNeitherOverflowNorVanish) {
 }
 
 TEST(LossNumerics, WhatIsNotFiniteMakesTheLossNotFinite) {
+  TestDevice device = TestDevice::under_test();
   for (const DType dtype : compute_types) {
     for (const float bad : {NAN, INFINITY}) {
       for (const int64_t at : {17, 39}) {  // in a vector, and behind the last whole one
         std::vector<float> logits = random_values(40, "logits");
         logits[at] = bad;
-        TestDevice device = TestDevice::under_test();
         const Tensor losses = device.tensor({1}), row = device.tensor({1, 40}, logits, dtype);
         device->loss().cross_entropy_loss(losses, row, device.tensor({1}, std::vector<int32_t>{3}), device.stream());
         EXPECT_FALSE(std::isfinite(device.values(losses)[0])) << bad << ' ' << name_of(dtype);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -16,6 +17,10 @@
 #include "kernels/cpu/storage.h"
 #include "kernels/device.h"
 #include "kernels/gradient_write.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 /// What the tests of ops share: a device with memory, random values, and the bound that every op must keep.
 namespace tessera::op_test {
@@ -68,10 +73,17 @@ inline std::vector<float> rounded_to(DType dtype, std::vector<float> values) {
   return values;
 }
 
-/// Where op tests run (tests/cuda_emulation/ runs them on cuda).
-inline DeviceKind kind_under_test() {
+/// Where op tests run. TESSERA_TEST_DEVICE: cpu (or nothing), cuda, cuda-emulated (tests/cuda_emulation/).
+inline std::string_view device_under_test() {
   const char* name = std::getenv("TESSERA_TEST_DEVICE");
-  return name && std::string_view(name) == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu;
+  return name ? name : "cpu";
+}
+inline DeviceKind kind_under_test() { return device_under_test().starts_with("cuda") ? DeviceKind::Cuda : DeviceKind::Cpu; }
+inline bool emulated() { return device_under_test() == "cuda-emulated"; }
+/// A size; where each CUDA thread is a fiber, a smaller one that takes the same paths of the kernels.
+template <class Size>
+Size emulated_or(const Size& emulated_size, const Size& size) {
+  return emulated() ? emulated_size : size;
 }
 
 /// A device with an arena; tensors are copied in and out.
@@ -83,10 +95,12 @@ class TestDevice {
     device_->reserve(size);
   }
   static TestDevice cpu(int threads = 2) { return TestDevice(Device::cpu(threads)); }
-  /// What TESSERA_TEST_DEVICE says: cpu (where it says nothing) or cuda.
+  /// Of the kind under test.
   static TestDevice under_test(int threads = 2) {
     if (kind_under_test() == DeviceKind::Cpu) return cpu(threads);
-    return TestDevice(Device::cuda(0, threads), int64_t{1} << 28);  // all of it is touched
+    TestDevice device(Device::cuda(0, threads), int64_t{1} << (emulated() ? 26 : 28));  // all of it is touched
+    if (emulated()) device.guard_tensors();
+    return device;
   }
   static TestDevice null() { return TestDevice(Device::null({.kind = DeviceKind::Cpu, .threads = 2})); }
 
@@ -94,7 +108,13 @@ class TestDevice {
   Stream& stream() { return device_->compute(); }
 
   /// Zeros.
-  Tensor tensor(Shape shape, DType dtype = DType::f32) { return device_->arena().permanent(dtype, shape, MemoryCategory::Scratch); }
+  Tensor tensor(Shape shape, DType dtype = DType::f32) {
+    Arena& arena = device_->arena();
+    if (guarded_) arena.permanent(DType::u8, {arena_alignment_bytes}, MemoryCategory::Scratch);
+    const Tensor taken = arena.permanent(dtype, shape, MemoryCategory::Scratch);
+    if (guarded_) allow(taken.data, taken.bytes());
+    return taken;
+  }
   /// The values rounded to `dtype`.
   Tensor tensor(Shape shape, const std::vector<float>& values, DType dtype = DType::f32) {
     return with_storage(dtype, [&]<class T>(T*) { return filled(tensor(shape, dtype), converted<T>(values)); });
@@ -162,7 +182,23 @@ class TestDevice {
     device_->write(tensor, values.data(), static_cast<int64_t>(values.size() * sizeof(Value)));
     return tensor;
   }
+
+  // An arena is one piece of memory to AddressSanitizer. From here on it sees who leaves a tensor, to the byte.
+  void guard_tensors() {
+#ifdef __SANITIZE_ADDRESS__
+    const std::span<std::byte> untaken = device_->arena().untaken();
+    __asan_poison_memory_region(untaken.data(), untaken.size());
+    guarded_ = true;
+#endif
+  }
+  static void allow([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(memory, static_cast<size_t>(bytes));
+#endif
+  }
+
   std::unique_ptr<Device> device_;
+  bool guarded_ = false;  // each tensor lies between bytes that nobody may touch
 };
 
 /// The largest difference over the largest value. Infinite where `values` is not finite.

@@ -24,9 +24,9 @@ std::vector<UpdateTypes> every_combination_of_types() {
 
 TEST(Update, IsAsExactAsPlainCodeOverSeveralSteps) {
   for (const UpdateRule rule : update_rules) {
-    for (const int64_t n : {int64_t{1}, int64_t{17}, int64_t{1023}, int64_t{50021}}) {
+    TestDevice device = TestDevice::under_test();
+    for (const int64_t n : {int64_t{1}, int64_t{17}, int64_t{1023}, emulated_or<int64_t>(5021, 50021)}) {
       SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", " << n << " elements");
-      TestDevice device = TestDevice::under_test();
       UpdateShard shard = make_shard(device, rule, n, {});
       run_update(device, rule, shard, {}, two_segments(n), 5);
       expect_state_as_exact_as_plain_code(state_of(device, shard), plain_update<float>(rule, n, {}, two_segments(n), 5),
@@ -38,12 +38,12 @@ TEST(Update, IsAsExactAsPlainCodeOverSeveralSteps) {
 TEST(Update, IsAsExactAsPlainCodeInEveryCombinationOfTypes) {
   const int64_t n = 1300;
   for (const UpdateRule rule : update_rules) {
+    TestDevice device = TestDevice::under_test();
     for (const UpdateTypes types : every_combination_of_types()) {
       SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", master " << name_of(types.master) << ", moment "
                                       << name_of(types.moment) << ", gradient " << name_of(types.gradient));
       const auto plain = plain_update<float>(rule, n, types, two_segments(n), 3);
       const auto exact = plain_update<double>(rule, n, types, two_segments(n), 3);
-      TestDevice device = TestDevice::under_test();
       for (const DType copy : {DType::u8, DType::f32, DType::bf16, DType::f16}) {
         UpdateShard shard = make_shard(device, rule, n, types, copy);
         run_update(device, rule, shard, types, two_segments(n), 3);
@@ -103,7 +103,7 @@ TEST(Update, LeavesElementsOutsideAllSegmentsAlone) {
 }
 
 TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
-  const int64_t n = 100003, cut = 40 * 256;
+  const int64_t n = emulated_or(12003, 100003), cut = 40 * 256, lengths = emulated_or(100, 400);
   for (const UpdateTypes types : {UpdateTypes{}, UpdateTypes{DType::bf16, DType::bf16, DType::bf16}}) {
     const auto result = [&](int threads, const std::vector<UpdateSegment>& segments) {
       TestDevice device = TestDevice::under_test(threads);
@@ -117,9 +117,9 @@ TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
     EXPECT_TRUE(result(1, whole) == expected);
     EXPECT_TRUE(result(3, whole) == expected);
     EXPECT_TRUE(result(3, {{0, cut + 1, 0.1f, rounding, 11}, {cut + 1, n, 0.1f, rounding, 11 + cut + 1}}) == expected);
-    std::vector<UpdateSegment> many;  // of every length from 0 to 400 and then the rest, which lies at all places
+    std::vector<UpdateSegment> many;  // of every length from 0 on and then the rest, which lies at all places
     for (int64_t begin = 0, length = 0; begin < n; begin = many.back().end, length++) {
-      many.push_back({begin, length < 400 ? begin + length : n, 0.1f, rounding, 11 + begin});
+      many.push_back({begin, length < lengths ? begin + length : n, 0.1f, rounding, 11 + begin});
     }
     EXPECT_TRUE(result(2, many) == expected);
   }
@@ -128,10 +128,10 @@ TEST(Update, BitsDependNeitherOnThreadsNorOnTheRunNorOnTheShard) {
 TEST(Update, BitsAreThoseOfTheCpuWhereverTheTensorsLie) {
   const int64_t n = 3001;
   for (const UpdateRule rule : update_rules) {
+    TestDevice cpu = TestDevice::cpu(1), device = TestDevice::under_test();
     for (const UpdateTypes types :
          {UpdateTypes{}, UpdateTypes{DType::bf16, DType::f32, DType::bf16}, UpdateTypes{DType::f32, DType::bf16}}) {
       SCOPED_TRACE(testing::Message() << "rule " << static_cast<int>(rule) << ", master " << name_of(types.master));
-      TestDevice cpu = TestDevice::cpu(1), device = TestDevice::under_test();
       UpdateShard on_cpu = make_shard(cpu, rule, n, types), whole = make_shard(device, rule, n + 3, types);
       const auto moved = [](const Tensor& tensor) { return tensor.empty() ? tensor : tensor.flat_range(3, tensor.elements()); };
       UpdateShard on_device{
@@ -241,7 +241,7 @@ double mean_drift(DType dtype, int64_t n, int steps, float change) {
 
 TEST(Update, ABf16WeightDriftsInTheMeanAsAnFp32WeightUnderUpdatesThatNearestRoundingWouldLose) {
   // One bf16 step between 1 and 2 is 2^-7; a change of 1/64 of it moves a weight once in 64 updates. All start and stay in [1, 2).
-  const int64_t n = 4096;
+  const int64_t n = emulated_or(512, 4096);
   const int steps = 1000;
   const double unit = 0x1p-7, probability = 1.0 / 64;
   const float change = static_cast<float>(unit * probability);
@@ -269,7 +269,7 @@ double value_of(FixedSum sum) { return std::ldexp(static_cast<double>(sum), -fix
 
 TEST(GradientNorm, IsTheSumOfSquares) {
   TestDevice device = TestDevice::under_test();
-  for (const int64_t n : {1, 255, 256, 257, 1023, 300001}) {
+  for (const int64_t n : {1, 255, 256, 257, 1023, emulated_or(30001, 300001)}) {
     for (const float scale : {1e-4f, 1.0f, 1e4f}) {
       const std::vector<float> gradient = random_values(n, "gradient", scale);
       long double exact = 0;
@@ -303,7 +303,7 @@ TEST(GradientNorm, DependsNeitherOnThreadsNorOnHowTheGradientIsCutNorOnTheOrder)
 
 TEST(GradientNorm, OfBf16IsThatOfTheSameValuesInFp32) {
   TestDevice device = TestDevice::under_test();
-  for (const int64_t n : {1, 257, 100001}) {
+  for (const int64_t n : {1, 257, emulated_or(10001, 100001)}) {
     const std::vector<float> gradient = rounded_to(DType::bf16, random_values(n, "gradient"));
     EXPECT_TRUE(norm_of(device, {gradient}, DType::bf16).norm_squares == norm_of(device, {gradient}).norm_squares) << n;
   }
@@ -344,7 +344,7 @@ TEST(GradientNorm, RoundsBlocksToTheNearestEvenUnit) {
 
 TEST(GradientNorm, WhatIsNotFiniteOrTooLargeSetsTheFlag) {
   TestDevice device = TestDevice::under_test();
-  for (const int64_t n : {1, 300, 100000}) {
+  for (const int64_t n : {1, 300, emulated_or(10000, 100000)}) {
     for (const float bad : {NAN, INFINITY, -INFINITY, 3e38f, -1048576.0f}) {  // the last one's square is 2^40
       for (const int64_t at : {int64_t{0}, n / 2, n - 1}) {
         std::vector<float> gradient = random_values(n, "gradient");
@@ -373,10 +373,10 @@ TEST(GradientNorm, ATotalThatSaturatesSetsTheFlag) {
 TEST(AddLoss, AddsInOrderInDoublePrecision) {
   TestDevice device = TestDevice::under_test();
   auto* partial = device.placed(StepPartial{});
-  const std::vector<float> losses = random_values(1001, "losses");
+  const std::vector<float> losses = random_values(2501, "losses");
   device->update().begin_step(partial, 0, device.stream());
-  device->update().add_loss(partial, device.tensor({1001}, losses), device.stream());
-  device->update().add_loss(partial, device.tensor({1001}, losses), device.stream());
+  device->update().add_loss(partial, device.tensor({2501}, losses), device.stream());
+  device->update().add_loss(partial, device.tensor({2501}, losses), device.stream());
   double expected = 0;
   for (int repetition = 0; repetition < 2; repetition++) {
     for (const float loss : losses) expected += loss;

@@ -21,18 +21,27 @@ from pathlib import Path
 KEYS = {"name", "file", "find", "replace", "test"}
 OPTIONAL_KEYS = {"job"}
 
-# The jobs of tools/test.sh that a mutation may name: preset, target, environment.
-EMULATED = "tessera_cuda_emulated_tests"
+# The jobs of tools/test.sh that a mutation may name: preset, target, environment. Of kernels by themselves, and of ops.
+KERNELS, OPS = "tessera_cuda_emulated_tests", "tessera_device_tests"
+REVERSE = {"TESSERA_EMULATION_ORDER": "reverse", "TESSERA_EMULATION_STREAMS": "lazy"}
+RANDOM = {"TESSERA_EMULATION_ORDER": "random:7"}
+BLOCK = {"TESSERA_EMULATION_RACES": "block"}
+GRID = {"TESSERA_EMULATION_RACES": "grid", "TESSERA_EMULATION_STREAMS": "lazy"}
 JOBS = {
     "release": ("release", "tessera_tests", {}),
-    "emulated": ("release", EMULATED, {}),
-    "emulated-module": ("release", "tessera_device_tests", {}),
-    "emulated-lazy": ("release", EMULATED, {"TESSERA_EMULATION_STREAMS": "lazy", "TESSERA_EMULATION_PROTECT": "1"}),
-    "emulated-asan": ("asan", EMULATED, {}),
-    "emulated-asan-reverse": ("asan", EMULATED, {"TESSERA_EMULATION_ORDER": "reverse", "TESSERA_EMULATION_STREAMS": "lazy"}),
-    "emulated-asan-random": ("asan", EMULATED, {"TESSERA_EMULATION_ORDER": "random:7"}),
-    "emulated-races-block": ("cuda-races", EMULATED, {"TESSERA_EMULATION_RACES": "block"}),
-    "emulated-races-grid": ("cuda-races", EMULATED, {"TESSERA_EMULATION_RACES": "grid", "TESSERA_EMULATION_STREAMS": "lazy"}),
+    "emulated": ("release", KERNELS, {}),
+    "emulated-module": ("release", OPS, {}),
+    "emulated-lazy": ("release", KERNELS, {"TESSERA_EMULATION_STREAMS": "lazy", "TESSERA_EMULATION_PROTECT": "1"}),
+    "emulated-asan": ("asan", KERNELS, {}),
+    "emulated-asan-reverse": ("asan", KERNELS, REVERSE),
+    "emulated-asan-random": ("asan", KERNELS, RANDOM),
+    "emulated-races-block": ("cuda-races", KERNELS, BLOCK),
+    "emulated-races-grid": ("cuda-races", KERNELS, GRID),
+    "emulated-ops-asan": ("asan", OPS, {}),
+    "emulated-ops-asan-reverse": ("asan", OPS, REVERSE),
+    "emulated-ops-asan-random": ("asan", OPS, RANDOM),
+    "emulated-ops-races-block": ("cuda-races", OPS, BLOCK),
+    "emulated-ops-races-grid": ("cuda-races", OPS, GRID),
 }
 SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "strict_string_checks=1:detect_stack_use_after_return=1",
@@ -119,7 +128,7 @@ def build(copy, job, log):
 def is_possible(copy, job, log):
     """False for emulated CUDA on a machine without its headers, Boost.Context or clang."""
     preset, target, _ = JOBS[job]
-    if target != EMULATED:
+    if target not in (KERNELS, OPS):
         return True
     if preset == "cuda-races" and not shutil.which("clang++"):
         return False

@@ -120,14 +120,16 @@ print(f"{len(tests) - len(bad)} passed, {len(bad)} failed")
 PYTHON
 }
 
-# emulated PRESET VARIABLE=VALUE...: the CUDA kernels in emulation (tests/cuda_emulation/), with what the emulator is asked for.
+# emulated PRESET VARIABLE=VALUE...: the CUDA kernels in emulation (tests/cuda_emulation/), with what the emulator is asked for. By themselves,
+# and under the sanitizers as ops, too.
 emulated() {
-  local preset=$1 pair label=$1-emulated
+  local preset=$1 pair label=$1-emulated tests='^(Emulated|OnEmulatedCuda)[.]'
+  [[ $preset != release ]] || tests='^Emulated[.]'
   shift
   for pair in "$@"; do label+=-${pair##*=}; done
   echo "emulated CUDA, $preset: $*"
   export "$@"
-  run_tests "$preset" -R '^Emulated[.]'
+  run_tests "$preset" -R "$tests"
   for pair in "$@"; do unset "${pair%%=*}"; done
 }
 is_emulated() { [[ -e build/$1/tests/cuda_emulation/tessera_cuda_emulated_tests ]]; }
