@@ -84,7 +84,13 @@ template <class T, int N>
 __device__ __forceinline__ void store_elements(T* address, const Elements<T, N>& values, int count, bool packed) {
   if (packed && count == N) {
 #pragma unroll
-    for (int p = 0; p < values.parts; p++) reinterpret_cast<typename Elements<T, N>::Part*>(address)[p] = values.part(p);
+    for (int p = 0; p < values.parts; p++) {
+      auto* part = reinterpret_cast<typename Elements<T, N>::Part*>(address) + p;
+      if constexpr (values.access == 16)
+        store_16_bytes(part, values.part(p));
+      else
+        *part = values.part(p);
+    }
   } else {
 #pragma unroll
     for (int i = 0; i < N; i++) {

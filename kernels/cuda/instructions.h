@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -14,6 +15,21 @@ namespace tessera::cuda {
 #ifndef TESSERA_CUDA_EMULATION
 __device__ __forceinline__ unsigned shared_address(const void* address) { return static_cast<unsigned>(__cvta_generic_to_shared(address)); }
 #endif
+
+/// Stores 16 bytes to global memory, at a multiple of 16, in one access. nvcc knows the elements of what is assigned, and where another
+/// branch stores them one by one it may do so in both.
+template <class Value>
+__device__ __forceinline__ void store_16_bytes(void* to_global, const Value& value) {
+  static_assert(sizeof(Value) == 16 && alignof(Value) == 16);
+#ifdef TESSERA_CUDA_EMULATION
+  *static_cast<Value*>(to_global) = value;
+#else
+  const uint4 words = std::bit_cast<uint4>(value);
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to_global)), "r"(words.x), "r"(words.y), "r"(words.z),
+               "r"(words.w)
+               : "memory");
+#endif
+}
 
 /// Begins a copy of 16 bytes from global to shared memory, both at multiples of 16; not valid: 16 zero bytes, and nothing is read.
 __device__ __forceinline__ void copy_16_bytes_async(void* to_shared, const void* from_global, bool valid = true) {

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/instructions.h"
+
 namespace tessera::cuda {
 
 __device__ __forceinline__ float to_float(float x) { return x; }
@@ -41,9 +43,10 @@ template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* address) {
   return *reinterpret_cast<const Pack<T>*>(address);
 }
+/// To global memory.
 template <class T>
 __device__ __forceinline__ void store_pack(T* address, const Pack<T>& pack) {
-  *reinterpret_cast<Pack<T>*>(address) = pack;
+  store_16_bytes(address, pack);
 }
 
 /// The same elements as fp32. N is a multiple of the pack; the address one of 16 bytes.
