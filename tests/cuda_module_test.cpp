@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "kernels/device.h"
@@ -35,6 +36,11 @@ TEST(CudaModule, OpensOrSaysWhyNot) {
     ASSERT_NE(found, versions.end()) << component;
     EXPECT_FALSE(found->second.empty()) << component;
   }
+}
+
+TEST(CudaModule, AsksForMoreHardwareQueuesThanARankHasStreams) {
+  if (!cuda_module().module) GTEST_SKIP() << cuda_module().why_not;
+  EXPECT_NE(std::getenv("CUDA_DEVICE_MAX_CONNECTIONS"), nullptr) << "unless the user has said how many, the module does";
 }
 
 TEST(CudaModule, ADeviceWithoutAGpuIsAnErrorOfTheCommandLineThatGivesTheReason) {

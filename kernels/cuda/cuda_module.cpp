@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include "kernels/cuda/check.h"
@@ -92,11 +93,16 @@ class Module final : public CudaModule {
   std::unique_ptr<Device> open(int gpu, int threads) const override { return open_cuda_device(gpu, threads); }
 };
 
+/// CUDA spreads all streams of a GPU over 8 hardware queues unless it is told otherwise before its first context. A rank of a pipeline has
+/// more streams than that, and in a queue that two of them share, what waits for a peer holds up what the peer waits for.
+bool ask_for_hardware_queues() { return setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0) == 0; }
+
 }  // namespace
 
 }  // namespace tessera
 
 extern "C" const tessera::CudaModule* tessera_cuda_module() {
+  [[maybe_unused]] static const bool asked = tessera::ask_for_hardware_queues();
   static const tessera::Module module;  // without state
   return &module;
 }
