@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/error.h"
+#include "kernels/arena.h"
 #include "kernels/cuda/check.h"
 
 namespace tessera {
@@ -29,8 +30,10 @@ cudaDataType_t type_of(DType dtype) {
   }
 }
 
+/// What an arena promises counts, not where a tensor happens to lie: an algorithm's place in the library's list is its name, so the list must
+/// be that of the tensors on which it was measured.
 uint32_t alignment_of(const Tensor& tensor) {
-  constexpr uintptr_t most = 256;  // of which cuBLASLt's algorithms take notice
+  constexpr uintptr_t most = arena_alignment_bytes;
   const auto address = reinterpret_cast<uintptr_t>(tensor.data) | most;
   return static_cast<uint32_t>(address & -address);
 }

@@ -42,7 +42,7 @@ class BlasMatmul {
   void multiply(const BlasProduct& product, int algorithm, std::span<std::byte> workspace, cudaStream_t stream);
 
  private:
-  /// What algorithms depend on. The alignments are those of the addresses in bytes, powers of two up to 256.
+  /// What algorithms depend on. The alignments are those of the addresses in bytes, powers of two up to an arena's.
   struct Key {
     DType of_factors, of_result;
     bool transpose_a, transpose_b, biased;
