@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "engine/accounts.h"
-#include "kernels/cpu/storage.h"
 
 namespace tessera {
 
@@ -51,9 +50,7 @@ double fastest(Device& device, const std::function<void(Stream&)>& call) {
   return best;
 }
 
-/// Tensors in an arena of their own: the ceilings are measured beside the run, on pages like its own. All hold random numbers. Zeros are
-/// faster than any run: pages never written are one page of zeros, which stays in the caches, some processors write zeros at twice the
-/// speed, and a GPU whose bits do not change keeps a higher clock.
+/// Tensors in an arena of their own, full of random numbers: the ceilings are measured beside the run, on pages like its own.
 class Buffers {
  public:
   Buffers(Device& device, int64_t bytes) : device_(device) {
@@ -63,25 +60,11 @@ class Buffers {
   }
   Tensor take(DType dtype, Shape shape) {
     const Tensor tensor = arena_->permanent(dtype, shape, MemoryCategory::Scratch);
-    with_storage(dtype, [&]<class T>(T*) { fill<T>(tensor); });
+    fill_with_numbers(device_, tensor);
     return tensor;
   }
 
  private:
-  /// Normal numbers, drawn for the beginning and doubled from there.
-  template <class T>
-  void fill(const Tensor& tensor) {
-    const RandomStream stream(7, RandomPurpose::Sample, "ceilings");
-    std::vector<T> drawn(static_cast<size_t>(std::min<int64_t>(tensor.elements(), 1 << 18)));
-    for (size_t i = 0; i < drawn.size(); i++) drawn[i] = static_cast<T>(stream.normal(i));
-    int64_t bytes = std::ssize(drawn) * static_cast<int64_t>(sizeof(T));
-    Stream& compute = device_.compute();
-    auto* data = static_cast<std::byte*>(tensor.data);
-    compute.copy_bytes(data, drawn.data(), bytes);
-    for (; bytes < tensor.bytes(); bytes *= 2) compute.copy_bytes(data + bytes, data, std::min(bytes, tensor.bytes() - bytes));
-    compute.finish();
-  }
-
   Device& device_;
   std::unique_ptr<Arena> arena_;
 };

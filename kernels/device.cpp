@@ -8,8 +8,10 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/system_memory.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/storage.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/workspace.h"
 #include "kernels/cuda/workspace.h"
@@ -216,6 +218,20 @@ std::unique_ptr<Device> Device::real(DeviceKind kind, int rank, int threads) {
 
 std::unique_ptr<Device> Device::null(DeviceTraits imitated) { return std::make_unique<NullDevice>(std::move(imitated)); }
 
+void fill_with_numbers(Device& device, const Tensor& tensor) {
+  with_storage(tensor.dtype, [&]<class T>(T*) {
+    const RandomStream stream(7, RandomPurpose::Sample, "measurements");
+    std::vector<T> drawn(static_cast<size_t>(std::min<int64_t>(tensor.elements(), 1 << 16)));
+    for (size_t i = 0; i < drawn.size(); i++) drawn[i] = static_cast<T>(stream.normal(i));
+    int64_t bytes = std::ssize(drawn) * static_cast<int64_t>(sizeof(T));
+    Stream& compute = device.compute();
+    auto* data = static_cast<std::byte*>(tensor.data);
+    compute.copy_bytes(data, drawn.data(), bytes);
+    for (; bytes < tensor.bytes(); bytes *= 2) compute.copy_bytes(data + bytes, data, std::min(bytes, tensor.bytes() - bytes));
+    compute.finish();
+  });
+}
+
 double measured_matmul_flops_per_second(Device& device, DType dtype) {
   // Small matrices do not keep many threads busy; large ones take too long on few. On a GPU: four tiles of 128 x 128 for a multiprocessor at
   // least, 4096 x 4096 on 132 of them.
@@ -233,7 +249,7 @@ double measured_matmul_flops_per_second(Device& device, DType dtype) {
     const auto arena = device.separate_arena(size);
     const auto matrix = [&] {
       const Tensor tensor = arena->permanent(dtype, {n, n}, MemoryCategory::Scratch);
-      device.fill({static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())}, 0);  // pages of its own
+      fill_with_numbers(device, tensor);
       return tensor;
     };
     const Tensor x = matrix(), weight = matrix(), y = matrix();

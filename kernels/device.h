@@ -129,6 +129,11 @@ class Device {
   Stream compute_, communication_, copies_;
 };
 
+/// Normal numbers in a contiguous tensor of fp32, bf16 or fp16, for measurements: drawn for the beginning and doubled from there. Zeros are
+/// faster than any run: pages never written are one page of zeros, which stays in the caches, some processors write zeros at twice the
+/// speed, and a GPU whose bits do not change keeps a higher clock.
+void fill_with_numbers(Device& device, const Tensor& tensor);
+
 /// FLOP/s of the fastest of several square matmuls in `dtype` (fp32, bf16, fp16) with the device's threads, on memory of its own: the measured
 /// peak of an MFU receipt. The device has memory, its workspace at least. InternalError on null.
 double measured_matmul_flops_per_second(Device& device, DType dtype);
