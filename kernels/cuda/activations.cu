@@ -1,5 +1,5 @@
 // GELU and SwiGLU: the formulas of kernels/cpu/activations.cpp. Bound by memory, though not by much: in bf16 an element has time for about
-// 25 instructions at 4.8 TB/s. So one exponential and one approximate quotient, both within 2 ulp of fp32, are all that an element costs.
+// 25 instructions at 4.8 TB/s. So one exponential and one quotient, approximate in 16 bits, are all that an element costs.
 #include "kernels/cuda/elementwise_kernels.h"
 #include "kernels/cuda/storage.h"
 #include "kernels/cuda/transform.h"
@@ -15,22 +15,31 @@ constexpr float gelu_cubic = 1.5957691216057308f * 0.044715f;
 /// callers multiply by what made it so.
 __device__ __forceinline__ float clamped_power_of_2(float t) { return exp2f(fmaxf(-126.0f, fminf(t, 122.0f))); }
 
+/// a / b. Within 2 ulp of fp32 where the result is stored in 16 bits; fp32 would show them, and has twice the time.
+template <class T>
+__device__ __forceinline__ float quotient(float a, float b) {
+  if constexpr (sizeof(T) == 4) return a / b;
+  return __fdividef(a, b);
+}
+
 /// e^-2u.
 __device__ __forceinline__ float gelu_exponential(float x, float square) {
   return clamped_power_of_2(x * fmaf(square, -log2_e * gelu_cubic, -log2_e * gelu_linear));
 }
 
 /// y = x / (1 + e^-2u).
+template <class T>
 struct Gelu {
   __device__ __forceinline__ float operator()(const float (&in)[1]) const {
-    return __fdividef(in[0], 1 + gelu_exponential(in[0], in[0] * in[0]));
+    return quotient<T>(in[0], 1 + gelu_exponential(in[0], in[0] * in[0]));
   }
 };
 
 /// dx = dy y', from dy and x. With f = 1 / (1 + e):   y' = f + x f (1 - f) (2u)',   and 1 - f = e f does not cancel.
+template <class T>
 struct GeluGradient {
   __device__ __forceinline__ float operator()(const float (&in)[2]) const {
-    const float x = in[1], square = x * x, e = gelu_exponential(x, square), f = __fdividef(1, 1 + e);
+    const float x = in[1], square = x * x, e = gelu_exponential(x, square), f = quotient<T>(1, 1 + e);
     const float slope = fmaf(square, 3 * gelu_cubic, gelu_linear);
     return in[0] * fmaf(x * slope, e * f * f, f);
   }
@@ -50,7 +59,7 @@ __global__ void __launch_bounds__(flat_threads) swiglu_forward_kernel(T* y, cons
                              up = load_elements<width>(gate_address + F, count, packed);
     Elements<T, width> result;
 #pragma unroll
-    for (int i = 0; i < width; i++) result.set(i, __fdividef(gate[i], 1 + clamped_power_of_2(-log2_e * gate[i])) * up[i]);
+    for (int i = 0; i < width; i++) result.set(i, quotient<T>(gate[i], 1 + clamped_power_of_2(-log2_e * gate[i])) * up[i]);
     store_elements(y + row * F + column, result, count, packed);
   }
 }
@@ -72,7 +81,7 @@ __global__ void __launch_bounds__(flat_threads)
     Elements<T, width> dgate, dup;
 #pragma unroll
     for (int i = 0; i < width; i++) {
-      const float g = gate[i], e = clamped_power_of_2(-log2_e * g), f = __fdividef(1, 1 + e), dy_f = in[i] * f;
+      const float g = gate[i], e = clamped_power_of_2(-log2_e * g), f = quotient<T>(1, 1 + e), dy_f = in[i] * f;
       dgate.set(i, dy_f * up[i] * fmaf(g, e * f, 1));
       dup.set(i, dy_f * g);
     }
@@ -92,11 +101,11 @@ LaunchShape grid_of(const Tensor& y, Where where = Where::here()) {
 }  // namespace
 
 void gelu_forward(const Tensor& y, const Tensor& x, cudaStream_t stream) {
-  with_storage(x.dtype, [&]<class T>(T*) { transform<T, T>(y, Gelu{}, stream, x); });
+  with_storage(x.dtype, [&]<class T>(T*) { transform<T, T>(y, Gelu<T>{}, stream, x); });
 }
 
 void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x, cudaStream_t stream) {
-  with_storage(x.dtype, [&]<class T>(T*) { transform<T, T>(dx, GeluGradient{}, stream, dy, x); });
+  with_storage(x.dtype, [&]<class T>(T*) { transform<T, T>(dx, GeluGradient<T>{}, stream, dy, x); });
 }
 
 void swiglu_forward(const Tensor& y, const Tensor& gate_up, cudaStream_t stream) {

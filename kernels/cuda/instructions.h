@@ -63,7 +63,7 @@ __device__ __forceinline__ void wait_for_copies() {
 /// 2^x to 2 units in the last place; what is below 2^-126 becomes 0.                                              PTX ISA, ex2.approx.ftz
 __device__ __forceinline__ float exp2_approximate(float x) {
 #ifdef TESSERA_CUDA_EMULATION
-  return x < -126.0f ? 0.0f : std::exp2(x);
+  return x < -126.0f ? 0.0f : ::cuda_emulation::inexact_exp2(x);
 #else
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));

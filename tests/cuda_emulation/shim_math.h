@@ -1,5 +1,6 @@
 #pragma once
-// Functions of device code that the toolkit's headers do not declare for a C++ compiler. The fast ones (__expf) are the exact ones here.
+// Functions of device code that the toolkit's headers do not declare for a C++ compiler. The approximate quotient and ex2.approx are as
+// far off as CUDA allows; exp2f, __expf, __logf and rsqrt are the exact ones here.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -8,6 +9,17 @@
 
 using std::max;
 using std::min;
+
+namespace cuda_emulation {
+/// 2^x, nearly at its worst: 1.5 to 2 units in the last place off, up or down, unless it is exact.
+inline float inexact_exp2(float x) {
+  const double exact = std::exp2(static_cast<double>(x));
+  const auto power = static_cast<float>(exact);
+  if (x == std::floor(x) || !(power >= 0x1p-126f && power < INFINITY)) return power;
+  const auto bits = std::bit_cast<std::uint32_t>(power);
+  return std::bit_cast<float>(power > exact ? bits - 2 : bits + 2);
+}
+}  // namespace cuda_emulation
 
 // Loads and stores with a cache hint.
 template <class T>
@@ -35,7 +47,13 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
-inline float __fdividef(float a, float b) { return a / b; }
+/// a times an approximate reciprocal: 2 units in the last place in all, none where b is a power of two. What is below 2^-126 becomes 0.
+inline float __fdividef(float a, float b) {
+  float reciprocal = 1.0f / b;
+  const float off = std::fma(reciprocal, b, -1.0f);  // of the nearest one, whose neighbour on the same side is taken
+  if (std::abs(off) > 0) reciprocal = std::nextafter(reciprocal, (off > 0) == (b > 0) ? INFINITY : -INFINITY);
+  return a * (std::abs(reciprocal) < 0x1p-126f ? 0.0f : reciprocal);
+}
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __fadd_rn(float a, float b) { return a + b; }
