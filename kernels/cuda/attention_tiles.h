@@ -33,12 +33,14 @@ __device__ __forceinline__ float* statistics_of(float* of, const AttentionShape&
 
 constexpr int warp_rows = 16;
 
-/// Tiles of [rows, width] elements; a head's width is filled up with zeros. A warp has 16 rows of the tile that a block keeps.
-/// 64 rows are two waves of registers for S and dP beside the sums; wide fp32 tiles have half as many, since four must fit into 163 KiB.
+/// Tiles of [rows, width] elements; a head's width is filled up with zeros. A warp has 16 rows of the tile that a block keeps. 64 rows are two
+/// waves of registers for S and dP beside the sums; wide tiles have fewer, since four tiles and fp32's weights must fit into the 99 KiB that a
+/// block may have on sm_86, sm_89 and sm_120. On larger GPUs two blocks of an SM then hide each other's copies.
 template <class T, int width_>
 struct Tiles {
   static constexpr int width = width_;
-  static constexpr int rows = sizeof(T) == 4 && width > 128 ? 32 : 64;
+  static constexpr int row_bytes = (width + pack_size<T>)*static_cast<int>(sizeof(T)), tile_bytes_max = 18 * 1024;
+  static constexpr int rows = 64 * row_bytes <= tile_bytes_max ? 64 : 32 * row_bytes <= tile_bytes_max ? 32 : 16;
   static constexpr int warps = rows / warp_rows, threads = warps * warp_lanes;
   static constexpr int stride = width + pack_size<T>;  // 16 bytes more: eight rows are in eight different groups of banks
   static constexpr int elements = rows * stride;
@@ -46,12 +48,13 @@ struct Tiles {
   static constexpr int weights_stride = rows + 4;
   static constexpr int weights = sizeof(T) == 4 ? rows * weights_stride : 0;
   // Two stages of the tiles that come by hide their copies behind arithmetic; one, where two would leave an SM a single block.
-  static constexpr int stages = elements * static_cast<int>(sizeof(T)) <= 20 * 1024 ? 2 : 1;
+  static constexpr int stages = 2 * rows * row_bytes <= tile_bytes_max ? 2 : 1;
   /// Bytes of dynamic shared memory: `kept` tiles that stay, `passing` ones in stages, the statistics of a stage's queries, weights.
   static constexpr size_t shared_bytes(int kept, int passing) {
     return static_cast<size_t>(kept + passing * stages) * elements * sizeof(T) +
            (static_cast<size_t>(stages) * 2 * rows + weights) * sizeof(float);
   }
+  static_assert(shared_bytes(2, 2) <= 99 * 1024);
 };
 
 /// Rows and columns of a lane's sums within the warp's 16 rows and a pair of columns.
