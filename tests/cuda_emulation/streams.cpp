@@ -145,9 +145,9 @@ bool advance(Stream& stream) {
   while (next.awaited && !next.awaited->done) {
     if (!advance(*next.awaited->stream)) return false;
   }
-  Work work = std::move(stream.work.front());
+  stream.current = std::move(stream.work.front());
   stream.work.pop_front();
-  run(stream, work);
+  run(stream, stream.current);
   return true;
 }
 

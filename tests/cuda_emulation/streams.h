@@ -38,6 +38,7 @@ struct Work {
 
 struct Stream {
   std::deque<Work> work;
+  Work current;           // what runs; not on the host's stack, where the host wrote something else just before
   bool blocking = false;  // ordered with the default stream
   bool alive = true;
   int gpu = 0;
