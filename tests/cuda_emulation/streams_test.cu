@@ -1,4 +1,5 @@
 // The emulated runtime itself: streams, events, copies, and the order that they promise.
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -93,11 +94,11 @@ TEST(Streams, GoOnByThemselvesWhileAHostWaitsForAnother) {
     during.streams = mode;
     const ScopedSettings scope(during);
     const TestStream receiver, sender;
-    bool posted = false, sent = false;
+    std::atomic<bool> posted = false, sent = false;  // of the host and a stream
     cuda_emulation::enqueue_when(
-        receiver, [&] { return sent; }, [] {});
+        receiver, [&] { return sent.load(); }, [] {});
     cuda_emulation::enqueue_when(
-        sender, [&] { return posted; }, [&] { sent = true; });
+        sender, [&] { return posted.load(); }, [&] { sent = true; });
     posted = true;
     receiver.synchronize();
     EXPECT_TRUE(sent);
