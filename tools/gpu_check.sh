@@ -16,8 +16,9 @@ tools/gpu_check.sh [OPTION...]  on the GPU machine, from that folder or beside i
   --device cuda|cpu   what is checked against the cpu; default cuda
   --set KEY=VALUE ... of the runs on that device alone: to see the check fail
   --keep DIR          runs and logs stay in DIR
-The GPU machine has: bash, coreutils, python3 (3.8 or newer, its standard library), NVIDIA's driver, and CUDA's cuBLASLt, which is looked
-for in LD_LIBRARY_PATH, /usr/local/cuda* and Python's nvidia packages. compute-sanitizer is used where it is.
+The GPU machine has: bash, coreutils, python3 (3.8 or newer, its standard library), NVIDIA's driver (of CUDA 13: 580 or newer), and CUDA's
+cuBLASLt, which is looked for in LD_LIBRARY_PATH, /usr/local/cuda* and Python's nvidia packages; so are cuDNN and NCCL, which may be missing.
+compute-sanitizer is used where it is.
 TEXT
 }
 

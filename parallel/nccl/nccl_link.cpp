@@ -34,8 +34,9 @@ void Link::expect_usable(const char* what) const {
 
 void Link::settle(const char* what, double timeout_seconds) {
   using Clock = std::chrono::steady_clock;
+  constexpr int turns_without_sleep = 100;  // most calls have ended by then, and a sleep takes longer than they do
   const Clock::time_point end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout_seconds));
-  for (;;) {
+  for (int turn = 0;; turn++) {
     {
       const std::lock_guard lock(mutex_);
       expect_usable(what);
@@ -44,7 +45,11 @@ void Link::settle(const char* what, double timeout_seconds) {
       if (state == Result::Success) return;
     }
     if (Clock::now() > end) throw CommError({.what = text(what) + " waited " + format_seconds(timeout_seconds) + " for its other members"});
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    if (turn < turns_without_sleep) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
   }
 }
 
