@@ -120,8 +120,8 @@ print(f"{len(tests) - len(bad)} passed, {len(bad)} failed")
 PYTHON
 }
 
-# emulated PRESET VARIABLE=VALUE...: the CUDA kernels in emulation (tests/cuda_emulation/), with what the emulator is asked for. By themselves,
-# and under the sanitizers as ops, too.
+# emulated PRESET VARIABLE=VALUE...: the CUDA kernels in emulation (tests/cuda_emulation/), with what the emulator is asked for. By
+# themselves, and under the sanitizers as ops, too.
 emulated() {
   local preset=$1 pair label=$1-emulated tests='^(Emulated|OnEmulatedCuda)[.]'
   [[ $preset != release ]] || tests='^Emulated[.]'
