@@ -86,7 +86,7 @@ __device__ __forceinline__ void store_elements(T* address, const Elements<T, N>&
 #pragma unroll
     for (int p = 0; p < values.parts; p++) {
       auto* part = reinterpret_cast<typename Elements<T, N>::Part*>(address) + p;
-      if constexpr (values.access == 16)
+      if constexpr (Elements<T, N>::access == 16)
         store_16_bytes(part, values.part(p));
       else
         *part = values.part(p);
