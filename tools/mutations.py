@@ -8,6 +8,7 @@ second run rebuilds only what changed since.
 Ends with "N passed, N failed"; a mutation passes when its test noticed it.
 """
 import argparse
+import functools
 import json
 import os
 import re
@@ -118,11 +119,15 @@ def fixed_addresses(command):
     return setarch + command if allowed else command
 
 
+@functools.cache
+def configured(copy, preset, log):
+    """Also where it was before: the tree may have changed since."""
+    return run(["cmake", "--preset", preset], copy, log) == 0
+
+
 def build(copy, job, log):
     preset, target, _ = JOBS[job]
-    if not (copy / f"build/{preset}/build.ninja").is_file() and run(["cmake", "--preset", preset], copy, log) != 0:
-        return False
-    return run(fixed_addresses(["cmake", "--build", f"build/{preset}", "--target", target]), copy, log) == 0
+    return configured(copy, preset, log) and run(fixed_addresses(["cmake", "--build", f"build/{preset}", "--target", target]), copy, log) == 0
 
 
 def is_possible(copy, job, log):
@@ -132,9 +137,7 @@ def is_possible(copy, job, log):
         return True
     if preset == "cuda-races" and not shutil.which("clang++"):
         return False
-    if not (copy / f"build/{preset}/build.ninja").is_file() and run(["cmake", "--preset", preset], copy, log) != 0:
-        return False
-    return (copy / f"build/{preset}/tests/cuda_emulation").is_dir()
+    return configured(copy, preset, log) and (copy / f"build/{preset}/tests/cuda_emulation").is_dir()
 
 
 def test_pattern(test):
