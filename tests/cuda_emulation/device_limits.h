@@ -7,7 +7,7 @@ namespace cuda_emulation {
 
 constexpr int capability_major = 8, capability_minor = 0, multiprocessors = 4;
 constexpr unsigned grid_x_max = 2147483647, grid_yz_max = 65535, block_z_max = 64;
-constexpr std::size_t shared_bytes_default = 48 * 1024;                                    // without cudaFuncSetAttribute
+constexpr std::size_t shared_bytes_default = 48 * 1024;                                   // without cudaFuncSetAttribute
 constexpr std::size_t shared_bytes_opt_in = 99 * 1024, shared_bytes_per_sm = 100 * 1024;  // sm_86
 constexpr int l2_bytes = 40 * 1024 * 1024, runtime_version = 13000;
 
