@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test: about 50 minutes on 2 cores from nothing, with CUDA (--quick: 15).
+# Installs what is missing, builds, and runs every test: with CUDA's kernels an estimated 50 minutes on 2 cores from nothing (--quick: 13).
 # The last line is "N passed, N failed", summed over everything; the exit status is 1 when anything failed or did not build.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
